@@ -1,0 +1,288 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What HAProxy's configuration says, derived from the hosts, the health check and the options.
+
+Private to steadfast.vllm: it may change without notice. Pure, standard library only.
+The template prints what stands here and decides nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import typing as t
+
+# Both carry traffic to every healthy server; in the second the standby servers wait until no primary is left.
+ACTIVE_ACTIVE = "active_active"
+PRIMARY_STANDBY = "primary_standby"
+MODES = (ACTIVE_ACTIVE, PRIMARY_STANDBY)
+
+# HAProxy looks at unused server connections this often and closes half of what it does not need. Well below the
+# server's own keep-alive, so that HAProxy hangs up first and no request meets a connection that is just closing.
+LONGEST_PURGE_DELAY = 5
+PURGES_WITHIN_KEEP_ALIVE = 15
+
+Plain = t.Mapping[str, t.Any]
+
+
+class BalancerError(ValueError):
+    """A balancer that cannot be built; `problems` holds one line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Server(t.NamedTuple):
+    """One instance on one host, as the balancer sees it."""
+
+    place: str
+    host: str
+    address: str
+    instance: Plain
+
+    @property
+    def standby(self) -> bool:
+        return bool(self.instance.get("standby"))
+
+    @property
+    def keep_alive(self) -> int:
+        return int(self.instance["timeouts"]["keep_alive"])
+
+
+def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> dict[str, t.Any]:
+    """Frontends, backends with their servers, and the ports bound; BalancerError names all that is wrong.
+
+    `backends` is a list of {host, address, instances (normalised)}, `health_check` a complete dictionary,
+    `options` the role's: mode, standby, ports, bind_address, stats_port, slow_start, keep_alive.
+    """
+    groups = _by_instance(backends)
+    problems = [
+        *_host_problems(backends),
+        *_mode_problems(groups, backends, options),
+        *_port_problems(groups, options),
+        *_keep_alive_problems(groups, options),
+    ]
+    if problems:
+        raise BalancerError(problems)
+    standby_hosts = set(options["standby"])
+    ports = _ports(groups, options)
+    return {
+        "frontends": [
+            {"name": name, "bind": _endpoint(options["bind_address"], ports[name]), "backend": name} for name in groups
+        ],
+        "backends": [_backend(name, servers, health_check, options, standby_hosts) for name, servers in groups.items()],
+        "binds": [
+            *({"name": name, "address": options["bind_address"], "port": ports[name]} for name in groups),
+            {"name": "the statistics page", "address": "127.0.0.1", "port": options["stats_port"]},
+        ],
+    }
+
+
+def status_list(matcher: str) -> str:
+    """The ALB's matcher as HAProxy's list of status codes; both write it alike, HAProxy without spaces."""
+    return matcher.replace(" ", "")
+
+
+def quoted(text: str) -> str:
+    """`text` as one word of a HAProxy configuration: the strong quote leaves nothing but itself special."""
+    if re.fullmatch(r"[A-Za-z0-9_./:@,=+-]+", text):
+        return text
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _by_instance(backends: t.Sequence[Plain]) -> dict[str, list[Server]]:
+    groups: dict[str, list[Server]] = {}
+    for backend in backends:
+        for instance in backend["instances"]:
+            place = f"{backend['host']}: vllm_instances {instance['name']}"
+            server = Server(place, str(backend["host"]), str(backend["address"]), instance)
+            groups.setdefault(str(instance["name"]), []).append(server)
+    return groups
+
+
+def _host_problems(backends: t.Sequence[Plain]) -> list[str]:
+    if not any(backend["instances"] for backend in backends):
+        return [
+            "load_balancer_hosts: no host with an instance, so there is nothing to balance; "
+            "put the GPU hosts into the group vllm, or name them in load_balancer_hosts"
+        ]
+    found: list[str] = []
+    seen: set[str] = set()
+    for backend in backends:
+        host, address = str(backend["host"]), str(backend["address"])
+        if host in seen:
+            found.append(f"load_balancer_backends: {host} is listed twice; list every host once")
+        seen.add(host)
+        if not re.fullmatch(r"[A-Za-z0-9_.:-]+", host):
+            found.append(
+                f"load_balancer_backends: {host!r} cannot name a HAProxy server; "
+                "use letters, digits, '.', '_', ':' and '-' in the inventory's host name"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_.:-]+", address):
+            found.append(f"{host}: vllm_address {address!r} is no address; give an IP address or a host name")
+            continue
+        found += [
+            f"{host}: vllm_instances {instance['name']}.host: {instance['host']} hears only its own host, but the "
+            f"balancer calls it at {address}; give host: 0.0.0.0"
+            for instance in backend["instances"]
+            if _is_loopback(str(instance.get("host", ""))) and not _is_loopback(address)
+        ]
+    return found
+
+
+def _mode_problems(groups: Plain, backends: t.Sequence[Plain], options: Plain) -> list[str]:
+    mode, standby_hosts = options["mode"], list(options["standby"])
+    if mode not in MODES:
+        return [f"load_balancer_mode: {mode!r} is not known; give one of {', '.join(MODES)}"]
+    hosts = [str(backend["host"]) for backend in backends]
+    found = [
+        f"load_balancer_standby: {name!r} is none of the balanced hosts{_meant(name, hosts)}"
+        for name in standby_hosts
+        if name not in hosts
+    ]
+    waiting = [server for servers in groups.values() for server in servers if _waits(server, standby_hosts)]
+    if mode == ACTIVE_ACTIVE:
+        found += [
+            f"{server.place}: is a standby, but load_balancer_mode is {ACTIVE_ACTIVE}, which sends requests to every "
+            f"host; give load_balancer_mode: {PRIMARY_STANDBY}, or no standby"
+            for server in waiting
+        ]
+        return found
+    if not waiting and not found:
+        found.append(
+            f"load_balancer_mode: {PRIMARY_STANDBY}, but nothing is a standby; name the standby hosts in "
+            "load_balancer_standby, or give the instance standby: true"
+        )
+    found += [
+        f"load_balancer_mode: {PRIMARY_STANDBY}, but {name} has only standby servers "
+        f"({', '.join(server.host for server in servers)}); leave at least one primary"
+        for name, servers in groups.items()
+        if all(_waits(server, standby_hosts) for server in servers)
+    ]
+    return found
+
+
+def _port_problems(groups: t.Mapping[str, list[Server]], options: Plain) -> list[str]:
+    overrides: Plain = options["ports"]
+    found = [
+        f"load_balancer_ports.{name}: no instance has this name{_meant(name, list(groups))}"
+        for name in overrides
+        if name not in groups
+    ]
+    found += [
+        f"load_balancer_ports.{name}: {port!r} is not a port; give a number from 1 to 65535"
+        for name, port in overrides.items()
+        if not _is_port(port)
+    ]
+    for name, servers in groups.items():
+        own = sorted({int(server.instance["port"]) for server in servers})
+        if len(own) > 1 and name not in overrides:
+            listed = ", ".join(f"{server.host} {server.instance['port']}" for server in servers)
+            found.append(
+                f"load_balancer_ports: {name} has different ports on its hosts ({listed}); "
+                f"say which one the balancer opens, as in load_balancer_ports: {{{name}: {own[0]}}}"
+            )
+    if found:
+        return found
+    users: dict[int, list[str]] = {}
+    for name, port in _ports(groups, options).items():
+        users.setdefault(port, []).append(f"the frontend {name}")
+    users.setdefault(int(options["stats_port"]), []).append("the statistics page (load_balancer_stats_port)")
+    return [
+        f"load_balancer_ports: port {port} is wanted by {' and '.join(names)}; "
+        "give one of them another port in load_balancer_ports"
+        for port, names in users.items()
+        if len(names) > 1
+    ]
+
+
+def _keep_alive_problems(groups: t.Mapping[str, list[Server]], options: Plain) -> list[str]:
+    client = int(options["keep_alive"])
+    return [
+        f"{server.place}.timeouts.keep_alive: {server.keep_alive} s is not longer than "
+        f"load_balancer_timeout_keep_alive {client} s; the server would hang up while the balancer's client may still "
+        "send; give load_balancer_timeout_keep_alive a smaller value"
+        for servers in groups.values()
+        for server in servers
+        if server.keep_alive <= client
+    ]
+
+
+def _ports(groups: t.Mapping[str, list[Server]], options: Plain) -> dict[str, int]:
+    return {name: int(options["ports"].get(name, servers[0].instance["port"])) for name, servers in groups.items()}
+
+
+def _backend(
+    name: str, servers: list[Server], health_check: Plain, options: Plain, standby_hosts: set[str]
+) -> dict[str, t.Any]:
+    keep_alive = min(server.keep_alive for server in servers)
+    defaults = [
+        "check",
+        f"inter {health_check['interval']}s",
+        f"rise {health_check['healthy_threshold']}",
+        f"fall {health_check['unhealthy_threshold']}",
+    ]
+    if health_check["port"] != "traffic-port":
+        defaults.append(f"port {health_check['port']}")
+    if health_check["protocol"] == "HTTPS":
+        # As an ALB does: the check asks whether the server answers, not who signed its certificate.
+        defaults.append("check-ssl verify none")
+    if options["slow_start"]:
+        defaults.append(f"slowstart {options['slow_start']}s")
+    defaults.append(f"pool-purge-delay {max(1, min(LONGEST_PURGE_DELAY, keep_alive // PURGES_WITHIN_KEEP_ALIVE))}s")
+    defaults.append("init-addr libc,last,none")
+    return {
+        "name": name,
+        "keep_alive": keep_alive,
+        "standby": options["mode"] == PRIMARY_STANDBY,
+        "check": _check(health_check),
+        "check_timeout": health_check["timeout"],
+        "server_defaults": " ".join(defaults),
+        "servers": [
+            {
+                "name": server.host,
+                "endpoint": _endpoint(server.address, int(server.instance["port"])),
+                "backup": _waits(server, standby_hosts),
+            }
+            for server in servers
+        ],
+    }
+
+
+def _check(health_check: Plain) -> dict[str, str] | None:
+    """What an HTTP check asks and expects; nothing for TCP, where a connection is all."""
+    if health_check["protocol"] == "TCP":
+        return None
+    return {"path": quoted(str(health_check["path"])), "status": status_list(str(health_check["matcher"]))}
+
+
+def _waits(server: Server, standby_hosts: t.Collection[str]) -> bool:
+    return server.standby or server.host in standby_hosts
+
+
+def _endpoint(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _is_loopback(address: str) -> bool:
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_port(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return False
+    return re.fullmatch(r"[0-9]{1,5}", str(value)) is not None and 1 <= int(value) <= 65535
+
+
+def _meant(name: object, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f", did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
