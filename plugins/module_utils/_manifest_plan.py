@@ -1,0 +1,195 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What to do so that a host holds what a manifest lists: pure decisions on plain data, no I/O.
+
+Private to steadfast.vllm.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Dict, FrozenSet, List, Mapping, Sequence, Tuple
+
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import Entry, Manifest
+
+ABSENT = "absent"
+FILE = "file"
+DIRECTORY = "directory"
+LINK = "link"
+OTHER = "other"
+
+REMOVE = "remove"
+# Somebody else removed it already: what a removal owes is owed, but nothing is changed here.
+FORGET = "forget"
+MAKE = "make"
+WRITE = "write"
+ATTRIBUTES = "attributes"
+
+
+@dataclass(frozen=True)
+class Desired:
+    """One path as it is to be. The digest is of a file's content; owners are numbers, -1 for one not known yet."""
+
+    path: str
+    state: str = FILE
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    digest: str = ""
+    secret: bool = False
+    owes: Tuple[str, ...] = ()
+    before_remove: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What stands at a path now, not following a symbolic link."""
+
+    kind: str = ABSENT
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    digest: str = ""
+    children: FrozenSet[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Step:
+    verb: str
+    path: str
+    owes: Tuple[str, ...] = ()
+    before_remove: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order to take them, and the manifest before the first and after the last."""
+
+    steps: Tuple[Step, ...]
+    ahead: Manifest
+    final: Manifest
+    # No longer listed, but not ours to remove: not made by us, not empty, or no longer what we put there.
+    kept: Tuple[str, ...]
+    problems: Tuple[str, ...]
+
+    def steps_of(self, verb: str) -> Tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.verb == verb)
+
+
+def plan(desired: Sequence[Desired], manifest: Manifest, actual: Mapping[str, Actual]) -> Plan:
+    """Decide the steps. A path missing in C(actual) is absent; C(actual) must cover desired and manifest."""
+    listed = {item.path: item for item in desired}
+    problems = [problem for item in desired for problem in _problems(item, actual.get(item.path, Actual()))]
+    removals, kept = _removals(listed, manifest, actual)
+    changes = [step for item in _ordered(desired) for step in _changes(item, actual.get(item.path, Actual()))]
+    steps = tuple(removals) + tuple(changes)
+
+    made = {step.path for step in changes if step.verb == MAKE}
+    entries = {item.path: _entry(item, manifest, item.path in made) for item in desired}
+    owed = manifest.owed.union(*(step.owes for step in steps))
+    removed = {step.path: manifest.entries[step.path] for step in removals}
+    return Plan(
+        steps=steps,
+        ahead=Manifest({**removed, **entries}, owed),
+        final=Manifest(entries, owed),
+        kept=tuple(kept),
+        problems=tuple(problems),
+    )
+
+
+def to_run(owed: FrozenSet[str], actions: Sequence[str]) -> List[str]:
+    """Which of the named actions are owed, in the order of the actions."""
+    return [name for name in actions if name in owed]
+
+
+def after(manifest: Manifest, done: Sequence[Step], final: Manifest, made: FrozenSet[str] = frozenset()) -> Manifest:
+    """The manifest that tells the truth when a run ended early: old and new paths, owing only for what was done."""
+    removed = {step.path for step in done if step.verb in (REMOVE, FORGET)}
+    entries: Dict[str, Entry] = {path: entry for path, entry in manifest.entries.items() if path not in removed}
+    touched = {step.path for step in done if step.path not in removed} | made
+    for path, entry in final.entries.items():
+        if path in touched or path in entries:
+            entries[path] = entry if path in touched else replace(entry, made=entries[path].made)
+    return Manifest(entries, manifest.owed.union(*(step.owes for step in done)))
+
+
+def _entry(item: Desired, manifest: Manifest, made_now: bool) -> Entry:
+    before = manifest.entries.get(item.path)
+    made = item.state == DIRECTORY and (made_now or (before is not None and before.made))
+    return Entry(item.path, item.state, item.owes, item.before_remove, item.secret, made)
+
+
+def _ordered(desired: Sequence[Desired]) -> List[Desired]:
+    """Directories first and outer before inner; files in the order given."""
+    directories = sorted((item for item in desired if item.state == DIRECTORY), key=lambda item: item.path)
+    return directories + [item for item in desired if item.state != DIRECTORY]
+
+
+def _problems(item: Desired, now: Actual) -> List[str]:
+    if item.state == DIRECTORY:
+        if now.kind == LINK:
+            return [
+                f"{item.path}: is a symbolic link. A directory is never managed through a link, because whoever can "
+                "place the link would choose whose mode and owner are changed: list the directory it points to, or "
+                "remove the link"
+            ]
+        if now.kind not in (ABSENT, DIRECTORY):
+            return [f"{item.path}: is to be a directory but is something else: move it away and run again"]
+        return []
+    if now.kind == DIRECTORY:
+        return [f"{item.path}: is to be a file but is a directory, which is not removed: move it away and run again"]
+    if now.kind == OTHER:
+        return [f"{item.path}: is to be a file but is a device, socket or pipe: move it away and run again"]
+    return []
+
+
+def _changes(item: Desired, now: Actual) -> List[Step]:
+    same_attributes = (now.mode, now.uid, now.gid) == (item.mode, item.uid, item.gid)
+    if item.state == DIRECTORY:
+        if now.kind == ABSENT:
+            return [Step(MAKE, item.path, item.owes)]
+        return [] if same_attributes else [Step(ATTRIBUTES, item.path)]
+    # A link at the place of a file is replaced, not followed: nobody's file elsewhere is written to.
+    if now.kind != FILE or now.digest != item.digest:
+        return [Step(WRITE, item.path, item.owes)]
+    # Mending mode or owner owes nothing: what a running process has read is the same.
+    return [] if same_attributes else [Step(ATTRIBUTES, item.path)]
+
+
+def _removals(
+    listed: Mapping[str, Desired], manifest: Manifest, actual: Mapping[str, Actual]
+) -> Tuple[List[Step], List[str]]:
+    """Files first, then directories from the inside, as far as they are empty by then."""
+    gone = [entry for path, entry in sorted(manifest.entries.items()) if path not in listed]
+    steps: List[Step] = []
+    kept: List[str] = []
+    for entry in gone:
+        if entry.state == DIRECTORY:
+            continue
+        now = actual.get(entry.path, Actual())
+        if now.kind in (FILE, LINK, ABSENT):
+            steps.append(_removal(entry, now))
+        else:
+            kept.append(entry.path)
+    removed = {step.path for step in steps}
+    arriving = {os.path.dirname(path) for path in listed}
+    for entry in reversed(gone):
+        if entry.state != DIRECTORY:
+            continue
+        now = actual.get(entry.path, Actual())
+        left = {name for name in now.children if os.path.join(entry.path, name) not in removed}
+        empty = now.kind == DIRECTORY and not left and entry.path not in arriving
+        if now.kind == ABSENT or (empty and entry.made):
+            steps.append(_removal(entry, now))
+            removed.add(entry.path)
+        else:
+            kept.append(entry.path)
+    return steps, kept
+
+
+def _removal(entry: Entry, now: Actual) -> Step:
+    verb = FORGET if now.kind == ABSENT else REMOVE
+    return Step(verb, entry.path, entry.owes, entry.before_remove)
