@@ -1,0 +1,104 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What follows from a complete, valid instance (private to this collection). Pure, standard library only."""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+import typing as t
+from collections.abc import Mapping
+
+# The longest wait that the gate may make a start wait for: the last step of the keeper's back-off.
+GATE_SECONDS = 300
+# Python's imports and the ready check take this much beside what start_timeout allows the model.
+START_SLACK = 30
+STOP_SLACK = 30
+# An ALB keeps idle connections 60 s and answers 502 when the server closed one first.
+KEEP_ALIVE_SECONDS = 75
+
+
+def derive(instance: Mapping[str, t.Any], model_root: str) -> dict[str, t.Any]:
+    """The instance with everything that renderers need."""
+    full: dict[str, t.Any] = copy.deepcopy(dict(instance))
+    name = full["name"]
+    is_path = full["model"].startswith("/")
+    if full["served_model_name"] is None:
+        full["served_model_name"] = full["model"]
+    full["model_source"] = "path" if is_path else "hub"
+    full["model_path"] = full["model"] if is_path else hub_folder(model_root, full["model"], full["revision"])
+    full["config_file"] = f"/etc/vllm/{name}.yaml"
+    full["env_file"] = f"/etc/vllm/{name}.env"
+    full["unit"] = f"{name}.service"
+    full["base_url"] = base_url(full["host"], full["port"])
+    full["timeouts"] = timeouts(full)
+    full["serve"] = serve(full)
+    full["environment"] = environment(full)
+    full["secrets"] = dict(full["env"])
+    if full["api_key"] is not None:
+        full["secrets"]["VLLM_API_KEY"] = full["api_key"]
+    return full
+
+
+def hub_folder(model_root: str, model: str, revision: str | None) -> str:
+    """Where a model of the hub lies on the host."""
+    return f"{model_root.rstrip('/')}/{model.replace('/', '--')}/{revision or 'main'}"
+
+
+def base_url(host: str, port: int) -> str:
+    """Where the host itself reaches the instance."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return f"http://{host}:{port}"
+    if address.is_unspecified:
+        # "::" also takes IPv4, but a host may have it switched off; its own family is always right.
+        return f"http://{'127.0.0.1' if address.version == 4 else '[::1]'}:{port}"
+    return f"http://{address}:{port}" if address.version == 4 else f"http://[{address}]:{port}"
+
+
+def timeouts(instance: Mapping[str, t.Any]) -> dict[str, int]:
+    """Seconds; each outer one is longer than what runs inside it."""
+    start, drain = instance["start_timeout"], instance["drain_timeout"]
+    return {
+        "gate": GATE_SECONDS,
+        "start": start,
+        "unit_start": GATE_SECONDS + start + START_SLACK,
+        "drain": drain,
+        "unit_stop": drain + STOP_SLACK,
+        "keep_alive": int(instance["env"].get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS)),
+    }
+
+
+def serve(instance: Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The content of the file that `vllm serve --config` reads (names as in vLLM 0.32)."""
+    return {
+        "model": instance["model_path"],
+        "served-model-name": instance["served_model_name"],
+        "host": instance["host"],
+        "port": instance["port"],
+        "tensor-parallel-size": instance["tensor_parallel_size"],
+        "max-model-len": instance["max_model_len"],
+        "gpu-memory-utilization": instance["gpu_memory_utilization"],
+        "shutdown-timeout": instance["drain_timeout"],
+        **copy.deepcopy(instance["extra_args"]),
+    }
+
+
+def environment(instance: Mapping[str, t.Any]) -> dict[str, str]:
+    """Variables without secrets. Those that the instance's env sets are left to it: managers differ in who wins."""
+    variables = {
+        # Models are fetched before the service is touched: a start never waits for the network.
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
+        # vLLM's own limit is 600 s, and would end a longer start_timeout early.
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(instance["start_timeout"]),
+        # Indices as nvidia-smi counts them; CUDA's own order is by speed.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    if instance["gpus"] is not None:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in instance["gpus"])
+    return {name: value for name, value in variables.items() if name not in instance["env"]}
