@@ -23,7 +23,7 @@ BATCH = 20
 # The largest page when all are described, so the 3000 that an account may have are 8 calls.
 PAGE = 400
 
-Described = t.Dict[str, t.Any]
+Described = dict[str, t.Any]
 
 
 def select(client: t.Any, params: t.Mapping[str, t.Any]) -> list[Group]:
@@ -139,13 +139,7 @@ def _hint(cause: t.Any) -> str:
             "give access_key and secret_key, a profile, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
             "environment, or run where there is an instance role"
         )
-    if kind in (
-        "EndpointConnectionError",
-        "ConnectTimeoutError",
-        "ReadTimeoutError",
-        "SSLError",
-        "ProxyConnectionError",
-    ):
+    if kind in UNREACHABLE:
         return "check endpoint_url, region, and that the network lets this machine reach it"
     code = getattr(cause, "response", {}).get("Error", {}).get("Code", "")
     if code in ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation"):

@@ -13,7 +13,7 @@ import typing as t
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _health_check as rules
 
-Group = t.Dict[str, t.Any]
+Group = dict[str, t.Any]
 
 # Our key, and where ModifyTargetGroup and DescribeTargetGroups keep it. The matcher is a structure of its own.
 API_NAMES = {

@@ -22,7 +22,7 @@ import typing as t
 
 from ansible_collections.steadfast.vllm.plugins.module_utils._target_groups import Group
 
-Row = t.Dict[str, t.Any]
+Row = dict[str, t.Any]
 
 # reason: (meaning, fix). The braces are filled from the target group's health check.
 REASONS: dict[str, tuple[str, str]] = {
@@ -221,7 +221,7 @@ def parse_wait_for(value: str) -> int | None:
 
 def satisfied(rows: t.Sequence[Row], wanted: int | None) -> bool:
     """Whether a group has the healthy targets wanted (None: all of them, and at least one)."""
-    healthy = sum(entry["state"] == "healthy" for entry in rows)
+    healthy = len([entry for entry in rows if entry["state"] == "healthy"])
     if wanted is not None:
         return healthy >= wanted
     # A target on its way out will never be healthy again, and need not be.

@@ -13,7 +13,7 @@ version_added: "0.1.0"
 short_description: Set the health check of load balancer target groups
 description:
   - Changes the health check of one or many ELBv2 target groups, and nothing else about them.
-  - Only Describe calls and C(ModifyTargetGroup) are ever made, so that targets, listeners and attributes cannot be lost.
+  - Only Describe calls and C(ModifyTargetGroup) are ever made, so targets, listeners and attributes cannot be lost.
   - A key of O(health_check) that is not given is left as it is. The values wanted are laid over those that each target
     group has now, and the whole is checked before the first change; all problems are reported at once.
   - Up to 20 target groups are read in one call, and a target group that needs nothing costs no call of its own.
@@ -42,7 +42,8 @@ options:
         description: Seconds between two checks of a target, 5 to 300.
         type: int
       timeout:
-        description: Seconds after which a check without an answer has failed, 2 to 120 and below O(health_check.interval).
+        description:
+          - Seconds after which a check without an answer has failed, 2 to 120 and below O(health_check.interval).
         type: int
       healthy_threshold:
         description: Checks in a row that an unhealthy target must pass to be healthy, 2 to 10.
@@ -214,7 +215,9 @@ pending:
   type: list
   elements: str
 targets:
-  description: For each target group by its name, its targets as in RV(steadfast.vllm.alb_target_health_info#module:target_groups[].targets).
+  description:
+    - For each target group by its name, its targets, as in
+      RV(steadfast.vllm.alb_target_health_info#module:target_groups[].targets).
   returned: when O(wait=true), outside check mode
   type: dict
 """
@@ -257,7 +260,8 @@ ARGUMENTS: dict[str, t.Any] = {
     "wait_timeout": {"type": "int", "default": 300},
 }
 
-Plan = t.List[t.Tuple[_target_groups.Group, t.Dict[str, t.Any]]]
+# Each target group with the keys that it does not have yet.
+Plan = list[tuple[_target_groups.Group, dict[str, t.Any]]]
 
 
 def option_problems(params: t.Mapping[str, t.Any]) -> list[str]:
