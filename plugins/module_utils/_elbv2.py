@@ -23,6 +23,15 @@ BATCH = 20
 # The largest page when all are described, so the 3000 that an account may have are 8 calls.
 PAGE = 400
 
+UNREACHABLE = (
+    "ConnectTimeoutError",
+    "ConnectionClosedError",
+    "EndpointConnectionError",
+    "ProxyConnectionError",
+    "ReadTimeoutError",
+    "SSLError",
+)
+
 Described = dict[str, t.Any]
 
 
