@@ -1,0 +1,205 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: reads it, builds the context, calls the verb."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vllm_keeper import __version__, config, context, exits, managers
+from vllm_keeper import state as st
+from vllm_keeper.log import Log
+from vllm_keeper.verbs import check, ending, gate, operate, ready, status
+
+# Run by the service unit: their own trouble must never keep a server from starting or stopping.
+HOOKS = ("gate", "wait-ready", "stopping", "stopped")
+
+EPILOG = f"""\
+exit codes
+  {exits.OK}   check: healthy, or nothing is due (starting, stopped on purpose, parked, another check runs);
+      gate: go; wait-ready: ready; status: every instance is healthy; others: done
+  {exits.BAD}   check: was bad and a start or restart was ordered; wait-ready: not ready; start, restart, stop: failed;
+      status: at least one instance is not healthy
+  {exits.WORSE}   check: bad or unknown, and nothing could be ordered
+  {exits.USAGE}  the command line is wrong
+  {exits.INTERNAL}  the keeper's own trouble, for example a state directory that it cannot write
+  {exits.PARKED}  parked: gate refuses the start; start and restart touch nothing
+  {exits.CONFIG}  a configuration is missing or wrong
+
+gate, wait-ready, stopping and stopped are run by the service unit. When they cannot read their configuration or
+state, they warn and let the service go on.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(exits.USAGE, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="vllm-keeper",
+        description="Keeps the vLLM servers of this host serving.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vllm-keeper {__version__}")
+    parser.add_argument("--config-dir", type=Path, default=config.DEFAULT_DIRECTORY, metavar="DIR", help="%(default)s")
+    parser.add_argument("--state-dir", type=Path, default=st.DEFAULT_DIRECTORY, metavar="DIR", help="%(default)s")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, text: str, many: bool = False) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        if many:
+            sub.add_argument(
+                "names", nargs="*", metavar="NAME", help="instances; all that are configured when none is given"
+            )
+        else:
+            sub.add_argument("names", nargs=1, metavar="NAME", help="the instance")
+        return sub
+
+    checking = verb("check", "ask /health a few times and restart the server if every try fails (for cron)", many=True)
+    checking.add_argument("--tries", type=_count, help="instead of the configured number")
+    checking.add_argument("--delay", type=_seconds, help="seconds between tries")
+    checking.add_argument("--timeout", type=_seconds, help="seconds for one try")
+    checking.add_argument("--quiet", action="store_true", help="print only what is not in order")
+    showing = verb("status", "say what is known of each instance", many=True)
+    showing.add_argument("--json", action="store_true", help="as JSON")
+    for name, text in (("start", "start it and wait until it answers"), ("restart", "drain, stop and start it again")):
+        verb(name, text).add_argument("--no-wait", action="store_true", help="order it, do not wait")
+    verb("stop", "drain and stop it; it stays stopped until it is started or the host boots")
+    verb("kill", "end all its processes at once, without draining; it stays stopped")
+    parking = verb("park", "do not start or repair it until it is resumed")
+    parking.add_argument("--reason", required=True, help="shown in status and journal")
+    verb("resume", "lift the parking, forget earlier failures, start it").add_argument(
+        "--no-start", action="store_true", help="do not start it"
+    )
+    reading = verb("logs", "show its logs")
+    reading.add_argument("-n", "--lines", type=_count, default=100)
+    reading.add_argument("-f", "--follow", action="store_true")
+    verb("gate", "for the unit: before each start")
+    verb("wait-ready", "for the unit: until it answers, $MAINPID given")
+    verb("stopping", "for the unit: ExecStop")
+    verb("stopped", "for the unit: ExecStopPost")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError("must be between 0 and 3600 seconds")
+    return value
+
+
+def main(argv: Sequence[str] | None = None, runner: managers.Runner = managers.run) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parser().parse_args(words)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else exits.USAGE
+        return exits.OK if "gate" in words else code
+    log = Log(options.verb)
+    try:
+        return _run(options, log, runner)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return exits.OK
+    except Exception as error:
+        # The last line of defence of what must never fail: said, not hidden, and no traceback into a cron mail.
+        return _failed(error, log, options.verb in HOOKS)
+
+
+def _failed(error: Exception, log: Log, hook: bool) -> int:
+    code = exits.INTERNAL
+    if isinstance(error, config.ConfigError):
+        code, text = exits.CONFIG, str(error)
+    elif isinstance(error, (st.StateError, managers.ManagerError)):
+        text = str(error)
+    else:
+        text = f"a fault of the keeper itself: {type(error).__name__}: {error} (at {_place(error)})"
+    log.error(f"{text}{'; the service goes on without its keeper' if hook else ''}")
+    return exits.OK if hook else code
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "?"
+
+
+def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
+    if options.verb in ("check", "status"):
+        return _each(options, log, runner)
+    one = context.build(options.config_dir, options.state_dir, options.names[0], log, runner=runner)
+    verbs: dict[str, Callable[[], int]] = {
+        "gate": lambda: gate.gate(one),
+        "wait-ready": lambda: ready.wait_ready(one, _pid(os.environ.get("MAINPID"))),
+        "stopping": lambda: ending.stopping(one, os.environ),
+        "stopped": lambda: ending.stopped(one, os.environ),
+        "start": lambda: operate.start(one, not options.no_wait),
+        "restart": lambda: operate.restart(one, not options.no_wait),
+        "stop": lambda: operate.stop(one),
+        "kill": lambda: operate.kill(one),
+        "park": lambda: operate.park(one, options.reason),
+        "resume": lambda: operate.resume(one, not options.no_start),
+        "logs": lambda: operate.logs(one, options.lines, options.follow),
+    }
+    return verbs[options.verb]()
+
+
+def _each(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
+    """One bad configuration must not keep the others from being looked after."""
+    codes = [exits.OK]
+    found = []
+    for name in options.names or config.names(options.config_dir):
+        try:
+            one = context.build(options.config_dir, options.state_dir, name, log, runner=runner)
+        except config.ConfigError as error:
+            log.error(str(error))
+            codes.append(exits.CONFIG)
+            found.append(
+                {
+                    "name": name,
+                    "verdict": "unknown",
+                    "reason": str(error),
+                    "next_action": "run site.yml",
+                    "healthy": False,
+                }
+            )
+            continue
+        if options.verb == "check":
+            codes.append(
+                check.check(context.with_check(one, options.tries, options.delay, options.timeout), options.quiet)
+            )
+        else:
+            facts = status.status(one)
+            codes.append(exits.OK if facts["healthy"] else exits.BAD)
+            found.append(facts)
+    if options.verb == "status":
+        if options.json:
+            print(json.dumps({"version": 1, "instances": found}, indent=1, sort_keys=True))
+        else:
+            print("\n".join(status.render(facts) for facts in found) or f"no instance in {options.config_dir}")
+    return max(codes)
+
+
+def _pid(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None

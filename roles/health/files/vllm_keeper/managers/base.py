@@ -1,0 +1,100 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The contract that every process manager's adapter fulfils."""
+
+from __future__ import annotations
+
+import abc
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vllm_keeper.config import Instance
+
+
+class ManagerError(Exception):
+    """The manager could not be asked, or refused."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    code: int
+    out: str
+    err: str
+
+
+Runner = Callable[[Sequence[str], float], Completed]
+
+
+def run(command: Sequence[str], within: float) -> Completed:
+    environment = {**os.environ, "LC_ALL": "C", "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0"}
+    try:
+        done = subprocess.run(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=within,
+            check=False,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        return Completed(124, "", f"no end within {within:g} s")
+    except OSError as error:
+        return Completed(127, "", f"{command[0]}: {error.strerror or error}")
+    return Completed(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+
+
+@dataclass(frozen=True)
+class Observed:
+    """phase: one of the phases of vllm_keeper.decision; detail: in the manager's words."""
+
+    phase: str
+    detail: str
+    enabled: bool
+    main_pid: int | None
+    process_age: float | None  # seconds since the main process began
+    group: str  # control group, "" where there is none
+    restarts: int = 0
+
+
+class Manager(abc.ABC):
+    def __init__(self, instance: Instance, runner: Runner = run) -> None:
+        self.instance, self._run = instance, runner
+
+    @abc.abstractmethod
+    def observe(self) -> Observed: ...
+
+    @abc.abstractmethod
+    def start(self, wait: float = 0) -> Completed:
+        """Asks for a start; with `wait`, returns when it is ready or has failed, after that many seconds at most."""
+
+    @abc.abstractmethod
+    def stop(self, wait: float = 0) -> Completed:
+        """Drains, stops, and leaves no process."""
+
+    @abc.abstractmethod
+    def restart(self, wait: float = 0) -> Completed: ...
+
+    @abc.abstractmethod
+    def kill(self) -> Completed:
+        """SIGKILL to every process of the instance at once."""
+
+    @abc.abstractmethod
+    def logs(self, lines: int) -> list[str]: ...
+
+    @abc.abstractmethod
+    def follow(self, lines: int) -> list[str]:
+        """The command that shows the logs and goes on showing them."""
+
+    @abc.abstractmethod
+    def job(self) -> str:
+        """What the manager is about to do to it: "", "start", "stop" or "restart"."""
+
+    @abc.abstractmethod
+    def definition(self) -> tuple[list[str], list[str]]:
+        """(files, facts) that say how it is run: a change of them is a change of configuration."""
+
+    @abc.abstractmethod
+    def host_going_down(self) -> bool: ...

@@ -1,0 +1,121 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`gate`: before each start. Records it, clears what an earlier run left, holds it back, or refuses it.
+
+Its own trouble never keeps a server from starting: only a parked instance does.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+
+from vllm_keeper import decision as d
+from vllm_keeper import exits, processes
+from vllm_keeper import state as st
+from vllm_keeper.clock import Moment, duration
+from vllm_keeper.context import Context
+from vllm_keeper.managers import ManagerError
+
+STEP = 1.0  # how soon a resume, a park or a changed configuration is noticed during a back-off
+LEFTOVER_LIMIT = 30.0
+
+
+def gate(context: Context, dice: Callable[[], float] = random.random, kill: bool = True) -> int:
+    try:
+        return _gate(context, dice(), kill)
+    except (st.StateError, ManagerError) as error:
+        context.log.warning(f"starting without back-off: {error}")
+        return exits.OK
+
+
+def _gate(context: Context, dice: float, kill: bool) -> int:
+    definition = context.definition()
+    chosen = [d.GateDecision(d.GO, "")]
+
+    def step(state: st.State, now: Moment) -> None:
+        d.close_lost(state, now)
+        facts = context.gate_facts(definition, dice)
+        decision = d.decide_gate(state, context.instance.gate, facts)
+        chosen[0] = decision
+        _apply(state, decision, facts)
+
+    # The state is written once when the waiting begins and once when it ends; looked at in between.
+    context.update(step)
+    if chosen[0].action != d.PARK and kill:
+        clear_leftovers(context)
+    end = context.clock.monotonic() + max(context.instance.gate.back_off) + 2 * STEP
+    if chosen[0].action == d.WAIT:
+        context.log.notice(f"{chosen[0].reason}: starting in {duration(chosen[0].wait)}")
+    while chosen[0].action == d.WAIT:
+        left = end - context.clock.monotonic()
+        if left <= 0:
+            # Cannot be, unless the state was meddled with; a server held back for ever would be worse.
+            context.log.warning("the back-off is over its longest; starting")
+            return exits.OK
+        context.clock.sleep(min(STEP, chosen[0].wait, left))
+        now_decided = d.decide_gate(context.state(), context.instance.gate, context.gate_facts(definition, dice))
+        if now_decided.action == d.WAIT:
+            chosen[0] = now_decided
+            continue
+        context.update(step)
+        if chosen[0].action == d.GO and kill:
+            clear_leftovers(context)
+    decision = chosen[0]
+    if decision.action == d.PARK:
+        context.log.error(
+            f"parked, not started: {decision.reason}. When it is mended: vllm-keeper resume {context.instance.name}"
+        )
+        return exits.PARKED
+    context.log.info(f"start: {decision.reason}")
+    return exits.OK
+
+
+def _apply(state: st.State, decision: d.GateDecision, facts: d.GateFacts) -> None:
+    if decision.action == d.WAIT:
+        state.waiting = st.Waiting(facts.now, decision.wait, decision.reason)
+        return
+    state.waiting = None
+    if decision.action == d.PARK:
+        if state.parked is None or not d.still_parked(state.parked, facts):
+            state.parked = st.Parked(facts.now, decision.cause, decision.reason, facts.config)
+        state.intent = None
+        return
+    if decision.unpark:
+        state.parked = None
+        for start in state.starts:
+            start.forgiven = True
+    state.starts.append(st.Start(at=facts.now, planned=decision.planned, config=facts.config))
+    state.stopped = state.intent = None
+
+
+def clear_leftovers(context: Context) -> None:
+    """Ends orphans of this instance and waits until they are gone, for a bounded time."""
+    try:
+        group = context.manager.observe().group
+    except ManagerError as error:
+        context.log.warning(f"leftovers in the control group are not looked for: {error}")
+        group = ""
+    said: set[int] = set()
+    end = context.clock.monotonic() + LEFTOVER_LIMIT
+    while True:
+        found = processes.leftovers(processes.everyone(context.proc), os.getpid(), group, context.instance.config_file)
+        if not found.orphans and not found.strangers:
+            return
+        for process in found.orphans:
+            if process.pid not in said:
+                context.log.notice(f"ending a leftover of an earlier run: pid {process.pid} ({process.title})")
+        for process in found.strangers:
+            if process.pid not in said:
+                context.log.warning(
+                    f"pid {process.pid} ({process.title}) serves this instance and is not ours to end; waiting"
+                )
+        said |= {process.pid for process in (*found.orphans, *found.strangers)}
+        processes.end(found.orphans, context.proc)
+        if context.clock.monotonic() >= end:
+            left = ", ".join(str(process.pid) for process in (*found.orphans, *found.strangers))
+            context.log.warning(f"starting though leftovers are still there after {LEFTOVER_LIMIT:g} s: pid {left}")
+            return
+        context.clock.sleep(0.1)

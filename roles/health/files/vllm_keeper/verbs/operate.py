@@ -1,0 +1,190 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person or a playbook asks for: start, stop, restart, kill, park, resume, logs."""
+
+from __future__ import annotations
+
+import subprocess
+
+from vllm_keeper import decision as d
+from vllm_keeper import exits
+from vllm_keeper import state as st
+from vllm_keeper.clock import Moment, duration
+from vllm_keeper.context import Context
+from vllm_keeper.managers import Observed
+from vllm_keeper.managers.base import Completed
+
+MARGIN = 60.0
+TAIL = 25
+
+
+def _intend(context: Context, kind: str) -> None:
+    def change(state: st.State, now: Moment) -> None:
+        state.intent = st.Intent(kind, now)
+        if kind == "stop":
+            state.stopped = st.Stopped(now, st.PURPOSE)
+        else:
+            state.stopped = None
+
+    context.update(change)
+
+
+def _start_limit(context: Context) -> float:
+    return max(context.instance.gate.back_off) + context.instance.start_timeout + MARGIN
+
+
+def _stop_limit(context: Context) -> float:
+    return context.instance.drain_timeout + 2 * MARGIN
+
+
+def _refused(context: Context) -> bool:
+    parked = context.parked(context.state())
+    if parked is None:
+        return False
+    name = context.instance.name
+    context.log.result(
+        f"{name}: parked, not touched: {parked.reason}. To let it start: vllm-keeper resume {name}", "error"
+    )
+    return True
+
+
+def start(context: Context, wait: bool = True) -> int:
+    name = context.instance.name
+    if _refused(context):
+        return exits.PARKED
+    seen, observed, _state = context.observe()
+    if seen.phase == d.RUNNING and not seen.job:
+        context.log.result(f"{name}: already running, pid {observed.main_pid}")
+        return exits.OK
+    _intend(context, "start")
+    begun = context.clock.monotonic()
+    return _outcome(context, "start", context.manager.start(_start_limit(context) if wait else 0), begun, wait)
+
+
+def restart(context: Context, wait: bool = True) -> int:
+    if _refused(context):
+        return exits.PARKED
+    _intend(context, "restart")
+    begun = context.clock.monotonic()
+    limit = _stop_limit(context) + _start_limit(context)
+    return _outcome(context, "restart", context.manager.restart(limit if wait else 0), begun, wait)
+
+
+def _outcome(context: Context, verb: str, done: Completed, begun: float, wait: bool) -> int:
+    name = context.instance.name
+    if not wait:
+        if done.code:
+            context.log.result(f"{name}: {verb} could not be ordered: {done.err.strip() or done.code}", "error")
+            return exits.BAD
+        context.log.result(f"{name}: {verb} ordered")
+        return exits.OK
+    observed = context.manager.observe()
+    if done.code == 0 and observed.phase == d.RUNNING:
+        spent = duration(context.clock.monotonic() - begun)
+        context.log.result(f"{name}: ready after {spent}, pid {observed.main_pid}")
+        return exits.OK
+    state = context.state()
+    parked = context.parked(state)
+    if parked is not None:
+        context.log.result(f"{name}: parked: {parked.reason}. When it is mended: vllm-keeper resume {name}", "error")
+        return exits.PARKED
+    context.log.result(f"{name}: {verb} failed: {_why(state, observed, done)}", "error")
+    _tail(context)
+    return exits.BAD
+
+
+def _why(state: st.State, observed: Observed, done: Completed) -> str:
+    last = state.starts[-1] if state.starts else None
+    told = (last.reason or last.note) if last is not None else ""
+    said = done.err.strip().splitlines()
+    return told or (said[0] if said else f"it is {observed.detail}")
+
+
+def _tail(context: Context) -> None:
+    lines = context.manager.logs(TAIL)
+    if lines:
+        print(f"--- the last {len(lines)} lines of its logs (all: vllm-keeper logs {context.instance.name})")
+    for line in lines:
+        print(f"    {context.log.clean(line)}", flush=True)
+
+
+def stop(context: Context) -> int:
+    _intend(context, "stop")
+    return _ended(context, context.manager.stop(_stop_limit(context)))
+
+
+def kill(context: Context) -> int:
+    _intend(context, "stop")
+    killed = context.manager.kill()
+    if killed.code:
+        context.log.info(f"nothing was killed: {killed.err.strip() or killed.code}")
+    return _ended(context, context.manager.stop(_stop_limit(context)))
+
+
+def _ended(context: Context, done: Completed) -> int:
+    name = context.instance.name
+    observed = context.manager.observe()
+
+    def change(state: st.State, _now: Moment) -> None:
+        state.intent = None
+
+    context.try_update(change)
+    if observed.phase in (d.STOPPED, d.FAILED):
+        context.log.result(f"{name}: stopped; it stays stopped until: vllm-keeper start {name}, or the next boot")
+        return exits.OK
+    context.log.result(f"{name}: not stopped: {done.err.strip() or observed.detail}", "error")
+    return exits.BAD
+
+
+def park(context: Context, reason: str) -> int:
+    name = context.instance.name
+    observed = context.manager.observe()
+
+    def change(state: st.State, now: Moment) -> None:
+        state.parked = st.Parked(now, "operator", context.log.clean(reason))
+
+    context.update(change)
+    running = observed.phase in (d.RUNNING, d.STARTING)
+    hint = f"; it still runs, and is not repaired while parked (vllm-keeper stop {name} ends it)" if running else ""
+    context.log.result(f"{name}: parked: {reason}{hint}", "notice")
+    return exits.OK
+
+
+def resume(context: Context, start_it: bool = True) -> int:
+    """Lifts the parking, forgets the failures before it, and starts what should run."""
+    name = context.instance.name
+    was = [False]
+
+    def change(state: st.State, now: Moment) -> None:
+        was[0] = state.parked is not None
+        state.parked = None
+        for run in state.starts:
+            run.forgiven = True
+        if start_it and state.stopped is None:
+            state.intent = st.Intent("start", now)
+
+    state = context.update(change)
+    observed = context.manager.observe()
+    idle = observed.phase in (d.STOPPED, d.FAILED)
+    said = f"{name}: resumed" if was[0] else f"{name}: was not parked; its failures are forgotten"
+    if not start_it or not idle or state.stopped is not None or not observed.enabled:
+        context.try_update(lambda s, _now: setattr(s, "intent", None))
+        if idle and start_it:
+            said += f"; not started, because it was {'stopped on purpose' if state.stopped else 'not enabled'}"
+        context.log.result(said, "notice")
+        return exits.OK
+    done = context.manager.start()
+    if done.code:
+        context.log.result(f"{said}, but its start could not be ordered: {done.err.strip() or done.code}", "error")
+        return exits.BAD
+    context.log.result(f"{said}; start ordered", "notice")
+    return exits.OK
+
+
+def logs(context: Context, lines: int, follow: bool) -> int:
+    if follow:
+        return subprocess.call(context.manager.follow(lines))
+    for line in context.manager.logs(lines):
+        print(context.log.clean(line))
+    return exits.OK
