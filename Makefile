@@ -1,0 +1,70 @@
+# Each target makes what it needs first (scripts/bootstrap: Debian packages, uv, .venv) and says what it does.
+# Paths may hold spaces: nothing here is a file that make itself would have to name.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Not the user's own settings for Ansible, and nothing that another virtual environment left behind.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule bench docs locks
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+venv: ## the controller's tool chain in .venv, from the hash-locked requirements/dev.txt
+	@scripts/bootstrap venv
+
+lab: ## the lab's hosts: lb1, gpu1, gpu2 and the AWS endpoint aws1
+	@scripts/bootstrap lab
+	@scripts/step "Make the lab's hosts" "make down, then make lab again; lab/README.md says what a machine must offer" \
+	  ansible-playbook lab/create.yml
+
+converge: lab ## ansible-playbook site.yml on the lab
+	@scripts/step "Converge the lab (ansible-playbook site.yml)" "read the failed task above, then make converge: it goes on where it stopped" \
+	  ansible-playbook site.yml
+
+demo: converge ## from bare hosts to pictures answered through the balancer, then kills and recovery
+	@scripts/step "Demo" "make demo again; make down first starts from bare hosts" lab/demo
+
+endpoint: venv ## the balancer's base URL
+	@lab/endpoint
+
+down: venv ## remove the lab's hosts and network; images and caches stay
+	@scripts/step "Remove the lab" "podman ps -a shows what is left" ansible-playbook lab/destroy.yml
+
+test: ## everything: lint, unit, sanity, integration, then the whole way in the lab
+	@scripts/bootstrap lab
+	@python scripts/run_tests.py all
+
+lint: ## ansible-lint (production), yamllint, ruff, mypy --strict, shellcheck
+	@scripts/bootstrap test
+	@python scripts/run_tests.py lint
+
+unit: ## pytest tests/unit
+	@scripts/bootstrap test
+	@python scripts/run_tests.py unit
+
+sanity: ## ansible-test sanity, in a copy of the tracked files
+	@scripts/bootstrap test
+	@python scripts/run_tests.py sanity
+
+integration: ## pytest tests/integration, on this machine, without the lab
+	@scripts/bootstrap test
+	@python scripts/run_tests.py integration
+
+molecule: ## molecule test: the whole way in the lab, with real vLLM
+	@scripts/bootstrap lab
+	@python scripts/run_tests.py molecule
+
+bench: converge ## measurements side by side, each prints a ratio
+	@scripts/step "Bench" "make bench again" bench/run
+
+docs: venv ## docs/reference from roles' argument specs and modules' documentation
+	@python scripts/docs.py
+
+locks: venv ## requirements/*.txt anew from requirements/*.in
+	@scripts/lock

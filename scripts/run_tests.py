@@ -1,0 +1,194 @@
+"""Run the checks and say which ran:   python scripts/run_tests.py all|lint|unit|sanity|integration|molecule...
+
+Fast ones first; a failure does not keep the later ones from being heard. Ends with one line in pytest's form that
+counts every test of every group, and with status 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / ".cache" / "junit"
+COLLECTION = ".collections/ansible_collections/steadfast/vllm"
+
+
+@dataclass
+class Outcome:
+    """Names of the tests of one group by what became of them."""
+
+    passed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, name: str, ok: bool) -> None:
+        (self.passed if ok else self.failed).append(name)
+
+    def extend(self, other: Outcome) -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+
+def shell_scripts() -> list[str]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    names = [ROOT / name for name in listing.split("\0") if name]
+    files = [name for name in names if name.is_file() and not name.is_symlink() and name.suffix in ("", ".sh")]
+    return [str(name.relative_to(ROOT)) for name in files if re.match(rb"#!.*\b(ba)?sh\b", name.read_bytes()[:40])]
+
+
+def linters() -> dict[str, list[str]]:
+    """The slow ones first: they decide how long all of them take."""
+    return {
+        "ansible-lint": ["ansible-lint", "--strict", "-q"],
+        "mypy": ["mypy", "--strict", f"{COLLECTION}/plugins", "roles/health/files/vllm_keeper", "scripts"],
+        "yamllint": ["yamllint", "--strict", "."],
+        "shellcheck": ["shellcheck", "--external-sources", *shell_scripts()],
+        "changelog": ["antsibull-changelog", "lint"],
+        "ruff-check": ["ruff", "check", "."],
+        "ruff-format": ["ruff", "format", "--check", "."],
+    }
+
+
+def lint() -> Outcome:
+    def run(command: list[str]) -> tuple[int, str, float]:
+        begin = time.monotonic()
+        done = subprocess.run(
+            command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        return done.returncode, done.stdout.decode(errors="replace"), time.monotonic() - begin
+
+    outcome = Outcome()
+    commands = linters()
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        runs = {name: pool.submit(run, command) for name, command in commands.items()}
+        for name, waiting in runs.items():
+            status, said, took = waiting.result()
+            outcome.add(f"lint::{name}", status == 0)
+            print(f"lint::{name} {'FAILED' if status else 'PASSED'} ({took:.1f} s)", flush=True)
+            if status:
+                print(f"$ {shlex.join(commands[name])}\n{said.rstrip()}", flush=True)
+    return outcome
+
+
+def read_junit(file: Path) -> Outcome:
+    outcome = Outcome()
+    for case in ET.parse(file).getroot().iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            outcome.failed.append(name)
+        elif case.find("skipped") is not None:
+            outcome.skipped.append(name)
+        else:
+            outcome.passed.append(name)
+    return outcome
+
+
+def pytest(group: str) -> Outcome:
+    report = RESULTS / f"{group}.xml"
+    command = [sys.executable, "-m", "pytest", f"tests/{group}", "-v", "-ra", f"--junitxml={report}"]
+    if group == "unit":
+        command += ["-n", str(os.cpu_count()), "--dist", "loadfile"]
+    status = subprocess.run(command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
+    outcome = read_junit(report) if report.exists() else Outcome()
+    if status and not outcome.failed:
+        outcome.failed.append(f"{group}::pytest (exit status {status})")
+    return outcome
+
+
+def sanity() -> Outcome:
+    outcome = Outcome()
+    ran: list[str] = []
+    failed: set[str] = set()
+    listing = False
+    command = [sys.executable, "scripts/sanity.py"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as run:
+        for line in run.stdout or ():
+            print(line, end="", flush=True)
+            if found := re.match(r'Running sanity test "([^"]+)"(?: on Python ([\d.]+))?', line):
+                ran.append(found[1] + (f" --python {found[2]}" if found[2] else ""))
+            elif line.startswith("FATAL: The "):
+                listing = True
+            elif listing and line.strip():
+                failed.add(line.strip())
+    for name in ran:
+        outcome.add(f"sanity::{name}", name not in failed)
+    outcome.failed += [f"sanity::{name}" for name in sorted(failed.difference(ran))]
+    if not ran or (run.returncode and not outcome.failed):
+        outcome.failed.append(f"sanity::ansible-test (exit status {run.returncode})")
+    return outcome
+
+
+def molecule() -> Outcome:
+    """The scenario's own sequence is one test; the pytest runs inside it tell theirs."""
+    outcome = Outcome()
+    reports = RESULTS / "molecule.xml"
+    environment = {**os.environ, "PYTEST_ADDOPTS": f"-v {shlex.quote(f'--junitxml={reports}')}"}
+    for scenario in sorted(file.parent.name for file in ROOT.glob("molecule/*/molecule.yml")):
+        reports.unlink(missing_ok=True)
+        print(f"molecule::{scenario} ...", flush=True)
+        command = ["molecule", "test", "--scenario-name", scenario]
+        status = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdin=subprocess.DEVNULL).returncode
+        outcome.add(f"molecule::{scenario}", status == 0)
+        print(f"molecule::{scenario} {'FAILED' if status else 'PASSED'}", flush=True)
+        if reports.exists():
+            outcome.extend(read_junit(reports))
+    if not outcome.passed + outcome.failed:
+        outcome.failed.append("molecule:: no scenario found in molecule/*/molecule.yml")
+    return outcome
+
+
+GROUPS: dict[str, Callable[[], Outcome]] = {
+    "lint": lint,
+    "unit": lambda: pytest("unit"),
+    "sanity": sanity,
+    "integration": lambda: pytest("integration"),
+    "molecule": molecule,
+}
+
+
+def wanted(arguments: list[str]) -> Iterator[str]:
+    unknown = set(arguments) - {"all", *GROUPS}
+    if unknown or not arguments:
+        sys.exit(f"unknown group {', '.join(sorted(unknown)) or '(none given)'}: take all, {', '.join(GROUPS)}")
+    return (group for group in GROUPS if group in arguments or "all" in arguments)
+
+
+def main(arguments: list[str]) -> int:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for old in RESULTS.glob("*.xml"):
+        old.unlink()
+    begin = time.monotonic()
+    total = Outcome()
+    table: list[str] = []
+    for group in wanted(arguments):
+        print(f"==> {group}", flush=True)
+        started = time.monotonic()
+        outcome = GROUPS[group]()
+        total.extend(outcome)
+        counts = f"{len(outcome.passed):5} passed {len(outcome.failed):4} failed {len(outcome.skipped):4} skipped"
+        table.append(f"{group:<12} {counts} {time.monotonic() - started:7.1f} s")
+        print(f"==> {group}: {counts.strip()} in {time.monotonic() - started:.1f} s", flush=True)
+    print("\n".join(["", *table]))
+    for name in total.failed:
+        print(f"FAILED {name}")
+    if total.failed:
+        print("To go on: mend what stands above, then run its group alone: make " + ", ".join(GROUPS))
+    parts = [(len(total.failed), "failed"), (len(total.passed), "passed"), (len(total.skipped), "skipped")]
+    line = ", ".join(f"{count} {word}" for count, word in parts if count or word == "passed")
+    print(f"==== {line} in {time.monotonic() - begin:.2f}s ====")
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
