@@ -41,7 +41,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: For each host V(host), V(address) and V(instances) (complete).
+  description:
+    - For each host V(host), V(address) and V(instances), of which only what a balancer reads, V(name), V(host),
+      V(port), V(standby) and V(timeouts), and no secret.
   type: list
   elements: dict
 """
@@ -49,11 +51,14 @@ _value:
 import typing as t
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.steadfast.vllm.plugins.filter.instances import FilterModule as Instances
+from ansible_collections.steadfast.vllm.plugins.filter.instances import resolved
+from ansible_collections.steadfast.vllm.plugins.module_utils._instances import InputError, normalise
+
+# What a balancer reads of an instance. The rest stays behind: there are secrets in it, and this result is shown.
+KEYS = ("name", "host", "port", "standby", "timeouts")
 
 
 def balancer_backends(hosts: list[str], hostvars: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
-    complete = Instances().filters()["instances"]
     found: list[dict[str, t.Any]] = []
     problems: list[str] = []
     for host in hosts:
@@ -62,14 +67,19 @@ def balancer_backends(hosts: list[str], hostvars: t.Mapping[str, t.Mapping[str, 
             continue
         variables = hostvars[host]
         try:
-            instances = complete(
-                variables.get("vllm_instances"), defaults=variables.get("vllm_instance_defaults") or {}
+            instances = normalise(
+                resolved(variables.get("vllm_instances")), resolved(variables.get("vllm_instance_defaults"))
             )
-        except AnsibleFilterError as error:
-            problems.append(f"{host}: {error}")
+        except InputError as error:
+            problems += [f"{host}: {problem}" for problem in error.problems]
             continue
-        address = variables.get("vllm_address") or variables.get("ansible_host") or host
-        found.append({"host": host, "address": address, "instances": instances})
+        found.append(
+            {
+                "host": str(host),
+                "address": str(variables.get("vllm_address") or variables.get("ansible_host") or host),
+                "instances": [{key: instance[key] for key in KEYS} for instance in instances],
+            }
+        )
     if problems:
         raise AnsibleFilterError("the balancer cannot be built:\n" + "\n".join(problems))
     return found
