@@ -1,0 +1,252 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hosts and their network: what podman is told, and bringing it all up or down."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .work import LabError, Workshop, digest, run
+
+BOOT_SECONDS = 120
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_WANTED = 8192
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Which lab: several can stand side by side, each with a name and a network of its own."""
+
+    name: str = "steadfast"
+    network: str = "10.87.42"
+
+    @property
+    def subnet(self) -> str:
+        return f"{self.network}.0/24"
+
+    def container(self, host: str) -> str:
+        """Plain names for the lab that people use; those of another lab carry its name."""
+        return host if self.name == Lab.name else f"{self.name}-{host}"
+
+    @staticmethod
+    def chosen() -> Lab:
+        lab = Lab(os.environ.get("STEADFAST_LAB") or Lab.name, os.environ.get("STEADFAST_LAB_NETWORK") or Lab.network)
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", lab.name):
+            raise LabError(f"STEADFAST_LAB={lab.name}: not a name (small letters, digits, dashes)")
+        if not re.fullmatch(r"\d{1,3}(\.\d{1,3}){2}", lab.network):
+            raise LabError(f"STEADFAST_LAB_NETWORK={lab.network}: give the first three numbers of a network, as 10.87.42")
+        return lab
+
+
+@dataclass(frozen=True)
+class Host:
+    name: str
+    suite: str
+    last_octet: int
+    serves: bool = False
+
+
+HOSTS = (
+    Host("lb1", "trixie", 10),
+    Host("gpu1", "bookworm", 11, serves=True),
+    Host("gpu2", "bookworm", 12, serves=True),
+    Host("aws1", "trixie", 20),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    open_files: int
+    processes: int
+
+    def options(self) -> list[str]:
+        # said outright: without CAP_SYS_RESOURCE podman's own defaults are above what may be set
+        return [
+            f"--ulimit=nofile={self.open_files}:{self.open_files}",
+            f"--ulimit=nproc={self.processes}:{self.processes}",
+        ]
+
+
+Mounts = tuple[tuple[str, str, str], ...]
+
+
+def run_argv(lab: Lab, host: Host, image: str, limits: Limits, mounts: Mounts) -> list[str]:
+    """The command that makes a host. Its digest is kept as a label, so that a change makes the host anew."""
+    options = [
+        f"--name={lab.container(host.name)}",
+        f"--hostname={host.name}",
+        f"--network={lab.name}:ip={lab.network}.{host.last_octet},alias={host.name}",
+        "--privileged",
+        # systemd gets a control group tree of its own; podman's own systemd mode would share the machine's
+        "--cgroupns=private",
+        "--systemd=false",
+        "--tmpfs=/run:mode=755",
+        "--tmpfs=/run/lock",
+        "--tmpfs=/tmp:mode=1777,exec",
+        "--stop-signal=SIGRTMIN+3",
+        # a host that reboots itself comes back
+        "--restart=always",
+        "--pids-limit=-1",
+        "--shm-size=1g",
+        *limits.options(),
+        *[f"--volume={source}:{target}:{mode}" for source, target, mode in mounts],
+        f"--label=steadfast.lab={lab.name}",
+    ]
+    label = digest(options, image)
+    return ["podman", "--runtime=runc", "run", "--detach", *options, f"--label=steadfast.spec={label}", image]
+
+
+def spec(argv: list[str]) -> str:
+    return next(option.partition("steadfast.spec=")[2] for option in argv if "steadfast.spec=" in option)
+
+
+def standing(lab: Lab) -> dict[str, dict[str, str]]:
+    """The containers of a lab: name -> state and spec."""
+    text = run(
+        ["podman", "ps", "--all", "--filter", f"label=steadfast.lab={lab.name}", "--format", "json"], "listing hosts"
+    )
+    return {
+        row["Names"][0]: {"state": row["State"], "spec": (row.get("Labels") or {}).get("steadfast.spec", "")}
+        for row in json.loads(text or "[]")
+    }
+
+
+def _names() -> set[str]:
+    return set(run(["podman", "ps", "--all", "--format", "{{.Names}}"], "listing containers").split())
+
+
+def all_up(lab: Lab) -> bool:
+    found = standing(lab)
+    return all(found.get(lab.container(host.name), {}).get("state") == "running" for host in HOSTS)
+
+
+def network_clash(lab: Lab, routes: str) -> str | None:
+    """The route that a new lab network would hide, from `ip -4 route` lines."""
+    for line in routes.splitlines():
+        if line.startswith(lab.network + "."):
+            return line.strip()
+    return None
+
+
+def ensure_network(lab: Lab) -> bool:
+    listed = json.loads(run(["podman", "network", "ls", "--format", "json"], "listing networks") or "[]")
+    found = next((row for row in listed if row.get("name", row.get("Name")) == lab.name), None)
+    if found:
+        subnets = [subnet["subnet"] for subnet in found.get("subnets", [])]
+        if subnets == [lab.subnet]:
+            return False
+        if standing(lab):
+            raise LabError(
+                f"the network {lab.name} has {', '.join(subnets)}, not {lab.subnet}, and hosts stand on it: "
+                "lab/destroy.yml first"
+            )
+        run(["podman", "network", "rm", lab.name], "removing the old network")
+    clash = network_clash(lab, run(["ip", "-4", "route"], "reading routes"))
+    if clash:
+        raise LabError(
+            f"{lab.subnet} is in use here ({clash}): give three other numbers, as STEADFAST_LAB_NETWORK=10.88.44"
+        )
+    run(
+        ["podman", "network", "create", "--driver=bridge", f"--subnet={lab.subnet}", f"--gateway={lab.network}.1",
+         f"--label=steadfast.lab={lab.name}", lab.name],
+        "creating the network",
+    )  # fmt: skip
+    return True
+
+
+def raise_inotify() -> bool:
+    """Each systemd takes several watches; the kernel's default of 128 is spent by a few hosts."""
+    if int(INOTIFY.read_text()) >= INOTIFY_WANTED:
+        return False
+    try:
+        INOTIFY.write_text(str(INOTIFY_WANTED))
+    except OSError:
+        return False
+    return True
+
+
+def bring_up(shop: Workshop, lab: Lab, wanted: dict[str, list[str]]) -> list[str]:
+    """Make, start or replace hosts until all run as WANTED (host name -> argv). What was done, line by line."""
+    done = []
+    with shop.alone(f"hosts-{lab.name}"):
+        if ensure_network(lab):
+            done.append(f"network {lab.name} {lab.subnet} created")
+        raise_inotify()
+        found = standing(lab)
+        foreign = {lab.container(host.name) for host in HOSTS} & _names() - set(found)
+        if foreign:
+            raise LabError(
+                f"containers named {', '.join(sorted(foreign))} stand here that are not the lab's: rename or remove "
+                "them, or give the lab another name with STEADFAST_LAB"
+            )
+
+        def one(host: Host) -> str | None:
+            name, argv = lab.container(host.name), wanted[host.name]
+            began = time.monotonic()
+            row = found.get(name)
+            if row and row["spec"] == spec(argv) and row["state"] == "running":
+                return None
+            if row and row["spec"] == spec(argv) and row["state"] in ("exited", "stopped"):
+                run(["podman", "start", name], f"starting {name}")
+                verb = "started"
+            else:
+                run(["podman", "rm", "--force", "--ignore", "--time=5", "--volumes", name], f"removing {name}")
+                run(argv, f"creating {name}")
+                verb = "replaced" if row else "created"
+            await_boot(name)
+            return f"{host.name} {verb} in {time.monotonic() - began:.1f} s"
+
+        with ThreadPoolExecutor(len(HOSTS)) as pool:
+            done += [line for line in pool.map(one, HOSTS) if line]
+    for line in done:
+        shop.say(line)
+    return done
+
+
+def await_boot(name: str) -> None:
+    """Wait until systemd says that it is running; a degraded host says which units failed."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    state = "unknown"
+    while time.monotonic() < deadline:
+        try:
+            state = run(
+                ["podman", "exec", name, "sh", "-c", "systemctl is-system-running 2>/dev/null || true"], "asking systemd"
+            ).strip()
+        except LabError as problem:
+            state = str(problem).splitlines()[-1]
+        if state == "running":
+            return
+        if state == "degraded":
+            break
+        time.sleep(0.3)
+    failed = run(
+        ["podman", "exec", name, "sh", "-c", "systemctl --failed --no-legend --plain; journalctl -b -n 15 --no-pager"],
+        f"{name} does not boot ({state})",
+    )
+    raise LabError(f"{name}: systemd says {state} after {BOOT_SECONDS} s at most:\n{failed}")
+
+
+def take_down(shop: Workshop, lab: Lab) -> list[str]:
+    done = []
+    with shop.alone(f"hosts-{lab.name}"):
+        present = sorted(standing(lab))
+        if present:
+            run(["podman", "rm", "--force", "--time=2", "--volumes", *present], "removing the hosts")
+            done += [f"{name} removed" for name in present]
+        volumes = run(["podman", "volume", "ls", "--quiet", "--filter", f"label=steadfast.lab={lab.name}"], "volumes")
+        if volumes.split():
+            run(["podman", "volume", "rm", "--force", *volumes.split()], "removing volumes")
+            done += [f"volume {volume} removed" for volume in volumes.split()]
+        if lab.name in run(["podman", "network", "ls", "--format", "{{.Name}}"], "listing networks").split():
+            run(["podman", "network", "rm", "--force", lab.name], "removing the network")
+            done.append(f"network {lab.name} removed")
+    for line in done:
+        shop.say(line)
+    return done
