@@ -145,13 +145,37 @@ _value:
 """
 
 import typing as t
+from collections.abc import Iterable, Mapping
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.steadfast.vllm.plugins.module_utils._instances import (
     DEFAULT_MODEL_ROOT,
     InputError,
+    Undefined,
     normalise,
 )
+
+K = t.TypeVar("K")
+
+
+def resolved(value: object) -> object:
+    """A copy in which every template is rendered. One that cannot be, or a vault that cannot be opened, is Undefined
+    with the reason: it is then reported with its place, beside everything else that is wrong."""
+    if isinstance(value, Mapping):
+        return dict(_items(value, value))
+    if isinstance(value, list):
+        return [item for _index, item in _items(value, range(len(value)))]
+    return value
+
+
+def _items(container: t.Any, keys: Iterable[K]) -> t.Iterator[tuple[K, object]]:
+    for key in keys:
+        try:
+            item = resolved(container[key])
+        # Rendering happens here, on access, and what it raises is private to ansible-core and differs by version.
+        except Exception as error:
+            item = Undefined(" ".join(str(error).split()))
+        yield key, item
 
 
 def instances(
@@ -159,7 +183,7 @@ def instances(
 ) -> list[dict[str, t.Any]]:
     """The filter: the pure function with Ansible's error."""
     try:
-        return normalise(value, defaults, model_root)
+        return normalise(resolved(value), resolved(defaults), model_root)
     except InputError as error:
         raise AnsibleFilterError(f"the instances cannot be used:\n{error}") from error
 

@@ -120,10 +120,9 @@ def host(value: object) -> str:
 
 def port(value: object) -> int:
     """A TCP port that a service without root may bind."""
-    number = t.cast("int", integer(1, 65535, "a port", 8000)(value))
-    if number < 1024:
+    if str(value).strip().isdecimal() and 0 < t.cast("int", integer(0, 10**18, "a port", 8000)(value)) < 1024:
         raise Wrong(f"{show(value)} is a port that only root may bind: write one from 1024 up, such as 8000")
-    return number
+    return t.cast("int", integer(1024, 65535, "a port", 8000)(value))
 
 
 def gpus(value: object) -> list[int | str]:

@@ -82,7 +82,7 @@ def show(value: object) -> str:
 def defined(value: object) -> object:
     """The value, unless its template could not be resolved."""
     if isinstance(value, Undefined):
-        raise Wrong(f"is undefined ({value.why}): define it, or leave the key out")
+        raise Wrong(f"cannot be resolved ({value.why}): define it, open its vault, or leave the key out")
     return value
 
 

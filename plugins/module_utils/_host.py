@@ -1,0 +1,296 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be seen of a host without changing anything: the eyes of _preflight.py (private to this collection)."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import pwd
+import re
+import subprocess
+import typing as t
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _preflight, _sockets
+
+UNIT_FOLDERS = (
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
+# A user that owns nothing: what the service user will be allowed before it exists.
+STRANGER = 65534
+# Enough to see that a folder cannot be read, without walking a million files.
+FILES_LOOKED_AT = 2000
+
+
+def look(wanted: Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Everything that the checks of the host stage ask for."""
+    instances = wanted["instances"]
+    our_files = manifest_files(wanted["manifest_directory"])
+    version, python_error = python_version(wanted["python"])
+    euid = os.geteuid()
+    return {
+        "euid": euid,
+        "user": user_name(euid),
+        "os_release": os_release(),
+        "machine": platform.machine(),
+        "init": text_of("/proc/1/comm") or "unknown",
+        "systemd_runs": Path("/run/systemd/system").is_dir() and text_of("/proc/1/comm") == "systemd",
+        "listeners": _sockets.listeners({instance["port"] for instance in instances}),
+        "our_files": our_files,
+        "our_units": sorted(Path(path).name for path in our_files if path.endswith(".service")),
+        "unit_files": {instance["unit"]: unit_files(instance["unit"]) for instance in instances},
+        "service_user": wanted["service_user"],
+        "models": {
+            instance["model_path"]: model(instance["model_path"], wanted["service_user"])
+            for instance in instances
+            if instance["model_source"] == "path"
+        },
+        "disks": {need["path"]: filesystem(need["path"]) for need in wanted["disk"]},
+        "existing": [need["unless"] for need in wanted["disk"] if need["unless"] and there(need["unless"])],
+        "python": version,
+        "python_error": python_error,
+        "shm_total": filesystem(str(_preflight.SHM))["total"] if Path(_preflight.SHM).is_dir() else None,
+        "files_max": files_max(),
+        "tasks_max": tasks_max(),
+        "container": in_container(),
+        "time_daemons": time_daemons(),
+    }
+
+
+def text_of(path: str) -> str:
+    """The content of a file without the white space around it; nothing where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def os_release(paths: Iterable[str] = ("/etc/os-release", "/usr/lib/os-release")) -> dict[str, str]:
+    """os-release(5) as a dictionary."""
+    text = next(filter(None, map(text_of, paths)), "")
+    lines = re.findall(r"^([A-Z][A-Z0-9_]*)=(.*)$", text, re.MULTILINE)
+    return {key: value.strip().strip("\"'") for key, value in lines}
+
+
+def manifest_files(directory: str) -> list[str]:
+    """Every file that this collection wrote on the host. A manifest that cannot be read answers for none."""
+    paths: set[str] = set()
+    for name in _manifest.names(directory):
+        try:
+            manifest = _manifest.load(directory, name)
+        except (OSError, _manifest.ManifestError):
+            continue
+        paths.update(manifest.entries if manifest else ())
+    return sorted(paths)
+
+
+def unit_files(unit: str, folders: Sequence[str] = UNIT_FOLDERS) -> list[str]:
+    """Where a unit of that name stands, told once where /lib is /usr/lib."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        path = Path(folder, unit)
+        if path.is_symlink() or path.exists():
+            found.setdefault(os.path.realpath(folder), str(path))
+    return list(found.values())
+
+
+def nearest(path: str) -> str:
+    """The path itself, or the nearest folder above it that is there."""
+    here = Path(path)
+    while not there(here) and here != here.parent:
+        here = here.parent
+    return str(here)
+
+
+def there(path: str | Path) -> bool:
+    """Whether a path exists. What may not be looked at (without root) is taken for not there."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def filesystem(path: str) -> dict[str, t.Any]:
+    """Space where `path` is or would be. Free is what is left to all, not root's reserve."""
+    place = nearest(path)
+    numbers = os.statvfs(place)
+    return {
+        "nearest": place,
+        "device": Path(place).stat().st_dev,
+        "free": numbers.f_bavail * numbers.f_frsize,
+        "total": numbers.f_blocks * numbers.f_frsize,
+        "files": numbers.f_files,
+        "files_free": numbers.f_favail,
+        "read_only": bool(numbers.f_flag & os.ST_RDONLY),
+    }
+
+
+def python_version(path: str | None) -> tuple[tuple[int, ...] | None, str]:
+    """The version of an interpreter, or why it has none."""
+    if not path:
+        return None, ""
+    program = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
+    try:
+        done = subprocess.run(
+            [path, "-I", "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        return None, "not there"
+    except (OSError, subprocess.SubprocessError) as failure:
+        return None, str(failure)
+    version = done.stdout.strip()
+    if done.returncode == 0 and re.fullmatch(r"\d+(\.\d+)+", version):
+        return tuple(int(part) for part in version.split(".")), ""
+    return None, f"exit status {done.returncode}, no version printed"
+
+
+def model(path: str, user: str) -> dict[str, t.Any]:
+    """A folder with a model: what is in it, and what the service's user cannot read of it."""
+    seen: dict[str, t.Any] = {
+        "nearest": nearest(path),
+        "kind": "folder",
+        "unreadable": [],
+        "config": "missing",
+        "weights": [],
+        "absent": [],
+        "bytes": 0,
+    }
+    try:
+        seen.update(_inside(Path(path), user))
+    except PermissionError as failure:
+        seen["unreadable"] = [str(failure.filename or path)]
+    return seen
+
+
+def _inside(folder: Path, user: str) -> dict[str, t.Any]:
+    if not folder.is_dir():
+        return {"kind": "file" if folder.exists() else "missing"}
+    files = sorted(item for item in folder.iterdir() if item.is_file())[:FILES_LOOKED_AT]
+    weights = [item for item in files if item.suffix in _preflight.WEIGHTS]
+    # What vLLM reads: files in the folder itself. A hidden one (.gitattributes) may well be private.
+    read = [folder, *(item for item in files if not item.name.startswith("."))]
+    return {
+        "weights": [item.name for item in weights],
+        "bytes": sum(item.stat().st_size for item in weights),
+        "config": config_state(folder),
+        "absent": absent_shards(folder),
+        "unreadable": unreadable([str(item) for item in read], user),
+    }
+
+
+def config_state(folder: Path) -> str:
+    """Whether the model says what it is: config.json, or params.json in Mistral's own format."""
+    named = folder / "config.json"
+    if not named.is_file():
+        named = folder / "params.json"
+    try:
+        content = json.loads(named.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, ValueError) as failure:
+        return " ".join(str(failure).split())
+    return "ok" if isinstance(content, dict) else "not a JSON object"
+
+
+def absent_shards(folder: Path) -> list[str]:
+    """Weight files that an index names and that are not there: a copy that was cut off."""
+    absent: set[str] = set()
+    for index in folder.glob("*.index.json"):
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            absent.update(str(name) for name in shards if not (folder / str(name)).is_file())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            absent.add(f"{index.name} (cannot be read)")
+    return sorted(absent)
+
+
+def unreadable(paths: Sequence[str], user: str) -> list[str]:
+    """The paths that a user cannot open, asked of the kernel itself, so that ACLs and mounts count too."""
+    try:
+        entry = pwd.getpwnam(user)
+        uid, gid, groups = entry.pw_uid, entry.pw_gid, os.getgrouplist(user, entry.pw_gid)
+    except KeyError:
+        uid, gid, groups = STRANGER, STRANGER, []
+    if os.geteuid() != 0:
+        return [path for path in paths if not _opens(path)]
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Only system calls from here on: the parent may have had threads.
+        status = 1
+        try:
+            os.setgroups(groups)
+            os.setgid(gid)
+            os.setuid(uid)
+            answer = b"".join(b"0" if _opens(path) else b"1" for path in paths)
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(answer)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        answers = pipe.read()
+    os.waitpid(child, 0)
+    if len(answers) != len(paths):
+        return []
+    return [path for path, answer in zip(paths, answers) if answer == ord("1")]
+
+
+def _opens(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as failure:
+        return failure.errno not in (errno.EACCES, errno.EPERM)
+    return True
+
+
+def files_max() -> int | None:
+    """How many files systemd may let a unit open."""
+    numbers = [text_of("/proc/sys/fs/nr_open")]
+    found = re.search(r"^Max open files\s+\S+\s+(\S+)", text_of("/proc/1/limits"), re.MULTILINE)
+    numbers.append(found[1] if found else "")
+    known = [int(number) for number in numbers if number.isdecimal()]
+    return min(known) if known else None
+
+
+def tasks_max() -> int | None:
+    """How many threads the host or its container may have."""
+    places = ("kernel/pid_max", "kernel/threads-max")
+    numbers = [text_of(f"/proc/sys/{place}") for place in places]
+    numbers += [text_of("/sys/fs/cgroup/pids.max"), text_of("/sys/fs/cgroup/pids/pids.max")]
+    known = [int(number) for number in numbers if number.isdecimal()]
+    return min(known) if known else None
+
+
+def in_container() -> bool:
+    return (
+        Path("/run/systemd/container").exists() or Path("/run/.containerenv").exists() or Path("/.dockerenv").exists()
+    )
+
+
+def time_daemons() -> list[str]:
+    """Programs that keep the clock right and run."""
+    running = {text_of(f"/proc/{name}/comm") for name in os.listdir("/proc") if name.isdecimal()}
+    return sorted(running & set(_preflight.TIME_DAEMONS))

@@ -1,0 +1,258 @@
+#!/usr/bin/python
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module vllm_preflight_info: what stands in the way of a host's plan."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vllm_preflight_info
+short_description: What stands in the way of vLLM on a host, before anything is changed
+version_added: "0.1.0"
+description:
+  - Looks at a host and tells everything that would make an installation or a start fail, in one round trip, with the
+    cause, what was seen, and what to do.
+  - Privileges, distribution, processor and service manager; units and ports that others hold; models that are paths;
+    disk space, Python, C(/dev/shm), limits and the clock.
+  - A port that is held by a unit which this collection wrote is not a problem, so a host that serves passes.
+  - Of a process that is in the way, it tells id, command name, user and unit, never arguments, which may hold secrets.
+author: steadfast.vllm contributors (@steadfast-vllm)
+extends_documentation_fragment:
+  - steadfast.vllm.attributes.info
+options:
+  stage:
+    description: What is looked at. V(host) is what can be known before a driver is installed.
+    type: str
+    choices: [host]
+    default: host
+  instances:
+    description: The planned instances, as P(steadfast.vllm.preflight_instances#filter) makes them.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The instance's name.
+        type: str
+        required: true
+      port:
+        description: The port that it will listen at.
+        type: int
+        required: true
+      host:
+        description: The address that it will listen at. All addresses, if not given.
+        type: str
+      unit:
+        description: The unit that may hold the port. O(instances[].name) with C(.service), if not given.
+        type: str
+      model_source:
+        description: Whether the model is a V(path), which must be there now, or fetched later from the V(hub).
+        type: str
+        choices: [path, hub]
+        default: hub
+      model_path:
+        description: The folder of the model. Looked at if O(instances[].model_source=path).
+        type: str
+      files:
+        description: How many files the instance's limits let it open.
+        type: int
+  service_manager:
+    description: What will run the instances. Units are looked at if it is V(systemd).
+    type: str
+    choices: [systemd, supervisor, compose, tmux, screen]
+    default: systemd
+  service_user:
+    description:
+      - The user who must be able to read the models. One that does not exist yet is taken for a user who owns nothing.
+    type: str
+    default: vllm
+  supported:
+    description:
+      - Distributions to accept in place of the collection's own list, C(ID) of C(/etc/os-release) to a list of
+        C(VERSION_ID), for example V({debian: ["12"]}).
+    type: dict
+  disk:
+    description: Space that will be used. What is wanted from one filesystem is added up.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Where. If it is not there yet, the nearest folder above it counts.
+        type: path
+        required: true
+      need_bytes:
+        description: How many bytes.
+        type: int
+        required: true
+      for:
+        description: What for, in words.
+        type: str
+      unless:
+        description: Nothing is wanted if this path exists, because the space is used already.
+        type: path
+  python:
+    description: The interpreter for vLLM's environment, such as V(/usr/bin/python3). Not looked at if not given.
+    type: path
+  shm_bytes:
+    description: How large C(/dev/shm) must be.
+    type: int
+    default: 167772160
+  manifest_directory:
+    description: Where the collection keeps what it wrote on the host.
+    type: path
+    default: /var/lib/steadfast
+  fail:
+    description: Whether to fail if there is a problem, with all of them in the message.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Refuse a host that could not serve, with all reasons at once
+  steadfast.vllm.vllm_preflight_info:
+    instances: "{{ vllm_instances | default(none) | steadfast.vllm.instances | steadfast.vllm.preflight_instances }}"
+    disk:
+      - {path: /opt/vllm, need_bytes: 12000000000, for: vLLM's environment, unless: /opt/vllm/current}
+    python: /usr/bin/python3
+    fail: true
+  become: true
+
+- name: Look at a host
+  steadfast.vllm.vllm_preflight_info:
+    instances:
+      - {name: qwen3vl, port: 8000}
+  register: preflight
+
+- name: Show what is wrong
+  ansible.builtin.debug:
+    msg: "{{ preflight.problems.splitlines() }}"
+"""
+
+RETURN = r"""
+ok:
+  description: Whether nothing stands in the way. Warnings do not.
+  returned: success
+  type: bool
+  sample: false
+problems:
+  description: What stands in the way, a line each. Empty if nothing does.
+  returned: always
+  type: str
+  sample: "port[qwen3vl]: port 8000 is taken by another program (0.0.0.0 port 8000: nginx (pid 812, user root,
+    unit nginx.service)): stop that program, or give instance qwen3vl another port"
+hints:
+  description: Warnings, a line each. They are shown as warnings too.
+  returned: always
+  type: str
+  sample: ""
+findings:
+  description: Everything that was looked at.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    check:
+      description: What was looked at, with the instance or path in brackets.
+      type: str
+      sample: port[qwen3vl]
+    ok:
+      description: Whether it is as it should be.
+      type: bool
+      sample: true
+    severity:
+      description: V(error), V(warning) or, if all is well, V(none).
+      type: str
+      sample: none
+    cause:
+      description: Why it is a problem.
+      type: str
+      sample: ""
+    evidence:
+      description: What was seen.
+      type: str
+      sample: port 8000 is free
+    fix:
+      description: What to do.
+      type: str
+      sample: ""
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steadfast.vllm.plugins.module_utils import _host, _preflight
+
+
+def argument_spec() -> dict[str, t.Any]:
+    return {
+        "stage": {"type": "str", "choices": ["host"], "default": "host"},
+        "instances": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "name": {"type": "str", "required": True},
+                "port": {"type": "int", "required": True},
+                "host": {"type": "str"},
+                "unit": {"type": "str"},
+                "model_source": {"type": "str", "choices": ["path", "hub"], "default": "hub"},
+                "model_path": {"type": "str"},
+                "files": {"type": "int"},
+            },
+            "required_if": [("model_source", "path", ("model_path",))],
+        },
+        "service_manager": {
+            "type": "str",
+            "choices": ["systemd", "supervisor", "compose", "tmux", "screen"],
+            "default": "systemd",
+        },
+        "service_user": {"type": "str", "default": "vllm"},
+        "supported": {"type": "dict"},
+        "disk": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {
+                "path": {"type": "path", "required": True},
+                "need_bytes": {"type": "int", "required": True},
+                "for": {"type": "str"},
+                "unless": {"type": "path"},
+            },
+        },
+        "python": {"type": "path"},
+        "shm_bytes": {"type": "int", "default": _preflight.SHM_BYTES},
+        "manifest_directory": {"type": "path", "default": "/var/lib/steadfast"},
+        "fail": {"type": "bool", "default": False},
+    }
+
+
+def wanted(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The options, nothing left open, and each version as text: YAML reads 12 and 22.04 as numbers."""
+    instances = [
+        {**item, "unit": item["unit"] or f"{item['name']}.service", "host": item["host"] or "::"}
+        for item in params["instances"]
+    ]
+    supported = {
+        str(identity): [str(version) for version in (versions if isinstance(versions, list) else [versions])]
+        for identity, versions in (params["supported"] or {}).items()
+    }
+    return {**params, "instances": instances, "supported": supported}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    plan = wanted(module.params)
+    findings = _preflight.judge(plan["stage"], plan, _host.look(plan))
+    problems, hints = _preflight.told(findings, "error"), _preflight.told(findings, "warning")
+    for line in hints.splitlines():
+        module.warn(line)
+    result = {"findings": findings, "problems": problems, "hints": hints}
+    if problems and plan["fail"]:
+        module.fail_json(msg=f"this host cannot be used as planned; nothing was changed:\n{problems}", **result)
+    module.exit_json(changed=False, ok=not problems, **result)
+
+
+if __name__ == "__main__":
+    main()
