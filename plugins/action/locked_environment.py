@@ -1,7 +1,7 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The action behind locked_environment: reads the lock on the controller and sends it only to hosts that lack the release."""
+"""The action behind locked_environment: reads the lock on the controller, sends it only where it is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
 
 
@@ -57,7 +56,9 @@ class ActionModule(ActionBase):
             path = Path(self._find_needle("files", name))
             text = path.read_text(encoding="utf-8")
         except (AnsibleError, OSError, UnicodeDecodeError) as err:
-            raise AnsibleActionFail(f"locked_environment: lock_file: {name}: cannot be read on the controller ({err})") from err
+            raise AnsibleActionFail(
+                f"locked_environment: lock_file: {name}: cannot be read on the controller ({err})"
+            ) from err
         try:
             lock = _lock.parse(text)
             version = lock.version_of(package)
@@ -72,7 +73,9 @@ class ActionModule(ActionBase):
             )
         return lock
 
-    def _ask(self, arguments: dict[str, Any], request: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+    def _ask(
+        self, arguments: dict[str, Any], request: dict[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
         # One opaque string: no_log on single values would blank every "1" of the output.
         sealed = base64.b64encode(zlib.compress(json.dumps(request).encode(), 9)).decode()
         answer: dict[str, Any] = self._execute_module(

@@ -99,7 +99,7 @@ class Environment:
         if not request.python_fallback:
             raise Problem(
                 f"python: {request.python} is {'.'.join(map(str, version))}, but {request.lock_file} wants"
-                f" {request.requires_python}. Name another interpreter, or set python_fallback to a version for uv to fetch."
+                f" {request.requires_python}. Name another one, or a version for uv to fetch as python_fallback."
             )
         return self._managed(request.python_fallback)
 
@@ -149,11 +149,12 @@ class Environment:
             for link in ("exe", "cwd"):
                 with contextlib.suppress(OSError):
                     paths.append(os.readlink(f"/proc/{process}/{link}"))
-            with contextlib.suppress(OSError), open(f"/proc/{process}/maps", encoding="utf-8", errors="replace") as maps:
-                paths += [line.split(None, 5)[-1].strip() for line in maps if prefix in line]
-            with contextlib.suppress(OSError), open(f"/proc/{process}/cmdline", "rb") as words:
+            with contextlib.suppress(OSError):
+                maps = os.fsdecode(Path(f"/proc/{process}/maps").read_bytes())
+                paths += [line.split(None, 5)[-1] for line in maps.splitlines() if prefix in line]
                 # a release's python is a link to the system's, so exe does not tell
-                paths += [os.fsdecode(word) for word in words.read().split(b"\0")[:2]]
+                words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+                paths += [os.fsdecode(word) for word in words[:2]]
             found.update(path[len(prefix) :].split("/")[0] for path in paths if path.startswith(prefix))
         return found
 
@@ -285,23 +286,28 @@ class Environment:
         if free < need:
             raise Problem(
                 f"{self.root}: {_releases.human(free)} free on its file system, {_releases.human(need)} needed for"
-                f" {self.request.package} {self.request.version}. Free some, mount a larger disk there, or set need_bytes."
+                f" {self.request.package} {self.request.version}. Free some, or mount a larger disk there."
             )
+
+    def _variables(self) -> dict[str, str]:
+        """The environment that uv runs in."""
+        variables = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+        variables.update({"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_INSTALL_DIR": str(self.root / "python")})
+        variables.update(self.request.environment)
+        # The cache lies beside the releases, where files are shared by hard links, unless this host has a place for it.
+        usual = Path(variables.get("XDG_CACHE_HOME") or Path(variables.get("HOME", "/root"), ".cache"), "uv")
+        said = subprocess.run(
+            [self.request.uv, "cache", "dir"], env=variables, cwd="/", capture_output=True, text=True, check=False
+        )
+        if said.stdout.strip() in ("", str(usual)):
+            variables["UV_CACHE_DIR"] = str(self.root / "cache")
+        return variables
 
     def _uv(self, arguments: list[str], what: str) -> None:
         """Run uv, or fail with what it said."""
-        variables = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-        # The cache lies beside the releases so that files are shared by hard links, not copied.
-        variables.update(
-            UV_CACHE_DIR=str(self.root / "cache"),
-            UV_PYTHON_INSTALL_DIR=str(self.root / "python"),
-            UV_NO_PROGRESS="1",
-            UV_NO_COLOR="1",
-            **self.request.environment,
-        )
         done = subprocess.run(
             [self.request.uv, *arguments],
-            env=variables,
+            env=self._variables(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -318,9 +324,9 @@ class Environment:
         if package:
             line = _releases.line_of(package, self.request.lock or "")
             raise Problem(
-                f"{self.request.lock_file}: line {line}: {package}: what the index served has another hash than the lock"
-                f" allows, so it is not what was locked. Make the lock again, or find out who changed the package."
-                f" {nothing}\n{said}",
+                f"{self.request.lock_file}: line {line}: {package}: what the index served has another hash"
+                f" than the lock allows, so it is not what was locked. Make the lock again, or find out who changed"
+                f" the package. {nothing}\n{said}",
                 package=package,
             )
         if "os error 28" in said or "No space left" in said:
@@ -339,8 +345,8 @@ class Environment:
         if done.returncode or done.stdout.strip() != self.request.version:
             said = done.stdout.strip() or done.stderr.strip().splitlines()[-1:]
             raise Problem(
-                f"{path}: {self.request.package} {self.request.version} was installed, but the environment answers {said}."
-                " Nothing was switched and the release was removed."
+                f"{path}: {self.request.package} {self.request.version} was installed, but the environment"
+                f" answers {said}. Nothing was switched and the release was removed."
             )
 
     def _switch(self, name: str) -> None:

@@ -70,7 +70,7 @@ def hash_failure(stderr: str) -> str:
 
 def line_of(package: str, lock: str) -> int:
     """Line of a lock in which a pin such as six==1.17.0 begins, 0 if none."""
-    name = package.split("==")[0].lower()
+    name = package.partition("==")[0].lower()
     for number, line in enumerate(lock.splitlines(), 1):
         match = re.match(r"[A-Za-z0-9._-]+(?=\s*(?:\[|==))", line)
         if match and re.sub(r"[-_.]+", "-", match[0]).lower() == re.sub(r"[-_.]+", "-", name):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from ansible.module_utils.urls import open_url
-
 from ansible_collections.steadfast.vllm.plugins.module_utils import _releases
 
 PROGRAMS = ("uv", "uvx")
@@ -167,13 +166,14 @@ class Tool:
                 found = _sha256(stream)
             if found != expected:
                 raise Problem(
-                    f"archive: {_releases.redact(archive, {})}: its checksum is sha256:{found}, expected sha256:{expected}."
-                    " Nothing was installed."
+                    f"archive: {_releases.redact(archive, {})}: its checksum is sha256:{found},"
+                    f" expected sha256:{expected}. Nothing was installed."
                 )
             (self.home / "bin").mkdir(parents=True)
             if zipfile.is_zipfile(local):
                 with zipfile.ZipFile(local) as wheel:
-                    self._extract({Path(name).name: wheel.open(name) for name in wheel.namelist() if "/scripts/uv" in name})
+                    names = [name for name in wheel.namelist() if "/scripts/uv" in name]
+                    self._extract({Path(name).name: wheel.open(name) for name in names})
             elif tarfile.is_tarfile(local):
                 with tarfile.open(local) as tarball:
                     files = ((member.name, tarball.extractfile(member)) for member in tarball if member.isfile())
@@ -215,7 +215,7 @@ class Tool:
             return done.stdout
         said = _releases.redact((done.stdout + done.stderr).strip(), self.request.environment)
         if "DO NOT MATCH THE HASHES" in said:
-            raise Problem(f"the uv that the index served is not the one that was locked. Nothing was installed.\n{said}")
+            raise Problem(f"the index served another uv than the one that was locked. Nothing was installed.\n{said}")
         raise Problem(f"{what} failed (exit {done.returncode}). Nothing was installed.\n{said}")
 
 

@@ -51,8 +51,8 @@ options:
     type: str
   python:
     description:
-      - The Python of the release, as an interpreter's path on the host or as a version such as V(3.12), which uv fetches
-        and keeps under O(root).
+      - The Python of the release, as an interpreter's path on the host or as a version such as V(3.12), which uv
+        fetches and keeps under O(root).
     type: str
     default: /usr/bin/python3
   python_fallback:
@@ -157,7 +157,6 @@ import zlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.steadfast.vllm.plugins.module_utils._environment import Environment, Problem, Request
 
 
@@ -182,7 +181,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     if not module.params["sealed"]:
-        module.fail_json(msg="locked_environment: its action plugin did not run; call it as steadfast.vllm.locked_environment")
+        module.fail_json(
+            msg="locked_environment: call it as steadfast.vllm.locked_environment, so that its action runs"
+        )
     sealed: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(module.params["sealed"])))
     options = {name: value for name, value in module.params.items() if name not in ("sealed", "environment", "minimum")}
     environment = Environment(Request(**options, **sealed))

@@ -12,8 +12,8 @@ short_description: A pinned uv on the host, checked by hash
 version_added: "0.1.0"
 description:
   - Installs one version of uv in C(<root>/<version>) and links C(uv) and C(uvx) to it.
-  - It comes from the package index that pip is set up for, by a virtual environment and C(pip install --require-hashes),
-    or from O(archive), a wheel or a tarball of uv with a checksum, for closed networks.
+  - It comes from the package index that pip is set up for, by a virtual environment and C(pip install
+    --require-hashes), or from O(archive), a wheel or a tarball of uv with a checksum, for closed networks.
   - An interrupted installation is removed and made again. The links move only after the new uv has said its version.
 author: steadfast.vllm contributors (@steadfast-vllm)
 extends_documentation_fragment: [steadfast.vllm.attributes]
@@ -53,8 +53,8 @@ options:
     default: /usr/bin/python3
   environment:
     description:
-      - A dictionary of settings for pip, such as C(PIP_INDEX_URL) or C(HTTPS_PROXY). Given as JSON text it is kept out of
-        every output as a whole.
+      - A dictionary of settings for pip, such as C(PIP_INDEX_URL) or C(HTTPS_PROXY). Given as JSON text it is kept out
+        of every output as a whole.
     type: json
     default: "{}"
 """
@@ -88,7 +88,6 @@ version:
 import json
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.steadfast.vllm.plugins.module_utils._uv import Problem, Request, Tool
 
 

@@ -100,7 +100,7 @@ def _hashes(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
 def _pin(number: int, line: str) -> tuple[Pin | None, list[str]]:
     """One requirement, and what is wrong with it."""
     if line.startswith("-"):
-        option = line.split("=")[0].split()[0]
+        option = re.split(r"[=\s]", line, maxsplit=1)[0]
         return None, [f"line {number}: {option}: a lock holds packages only; addresses belong in O(environment)"]
     requirement, *words = re.split(r"\s+(?=--)", line)
     pinned, _semicolon, marker = requirement.partition(";")

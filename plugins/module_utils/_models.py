@@ -1,0 +1,127 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Decides which models a host lacks and has them fetched (private to this collection, runs on the host as root).
+
+Everything under the models' folder belongs to the service's user, so root only reads there: what writes is _hub_fetch,
+run as that user.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import pwd
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.steadfast.vllm.plugins.module_utils import _hub_fetch, _releases
+
+RUN = (
+    "import json, sys, io; sent = json.loads(sys.stdin.read()); sys.stdin = io.StringIO(sent['request']);"
+    " names = {'__name__': 'hub_fetch'};"
+    " exec(compile(sent['program'], 'hub_fetch', 'exec'), names); sys.exit(names['main']())"
+)
+
+
+class Problem(Exception):
+    """What went wrong, for the reader."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The module's options."""
+
+    models: list[dict[str, Any]]
+    python: str
+    user: str
+    endpoint: str
+    token: str
+    ignore: list[str]
+    environment: dict[str, str]
+
+
+class Models:
+    """The models of this host."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+    def ensure(self, check_mode: bool) -> dict[str, Any]:
+        """Check what is given by path, fetch what is missing. Returns the module's result."""
+        # Two instances may share a model.
+        models = {model["path"]: model for model in self.request.models}
+        problems = [text for model in models.values() if model["source"] == "path" for text in self._unusable(model)]
+        if problems:
+            raise Problem("\n".join(problems))
+        hub = {path: model for path, model in models.items() if model["source"] == "hub"}
+        before = {path: _hub_fetch.state(Path(path), model["model"]) for path, model in hub.items()}
+        missing = [hub[path] for path, commit in before.items() if not commit]
+        after = {path: commit or "to be fetched" for path, commit in before.items()}
+        if missing and not check_mode:
+            after.update({path: fetched["commit"] for path, fetched in self._fetch(missing).items()})
+        result: dict[str, Any] = {
+            "changed": bool(missing),
+            "commits": after,
+            "fetched": [model["path"] for model in missing],
+        }
+        if missing:
+            result["diff"] = {
+                "before": "".join(f"{path}: {commit or 'none'}\n" for path, commit in before.items()),
+                "after": "".join(f"{path}: {commit}\n" for path, commit in after.items()),
+            }
+        return result
+
+    def _unusable(self, model: dict[str, Any]) -> list[str]:
+        path = Path(model["path"])
+        if not path.exists():
+            return [f"model: {path} is not on the host: put the model there, or write its hub id"]
+        if path.is_dir() and not any((path / name).exists() for name in ("config.json", "params.json")):
+            return [f"model: {path} holds no config.json (or params.json), so it is not a model that vLLM can read"]
+        return []
+
+    def _fetch(self, missing: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        request = self.request
+        try:
+            account = pwd.getpwnam(request.user)
+        except KeyError as err:
+            raise Problem(f"user: {request.user} is not on the host; role vllm makes it") from err
+        if not os.access(request.python, os.X_OK):
+            raise Problem(f"python: {request.python} is not on the host; it comes with vLLM's release")
+        work = {"models": missing, "endpoint": request.endpoint, "token": request.token, "ignore": request.ignore}
+        variables = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": account.pw_dir,
+            "LANG": "C.UTF-8",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "DO_NOT_TRACK": "1",
+            **{name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ},
+            **request.environment,
+        }
+        done = subprocess.run(
+            [request.python, "-I", "-c", RUN],
+            input=json.dumps({"program": inspect.getsource(_hub_fetch), "request": json.dumps(work)}),
+            env=variables,
+            cwd="/",
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
+            umask=0o022,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        except (ValueError, IndexError) as err:
+            said = _releases.redact(done.stderr.strip()[-2000:], {**request.environment, "TOKEN": request.token})
+            raise Problem(f"the fetch ended with status {done.returncode} and no answer. {said}") from err
+        if "failed" in answer:
+            raise Problem(_releases.redact(str(answer["failed"]), {**request.environment, "TOKEN": request.token}))
+        fetched: dict[str, dict[str, Any]] = answer["fetched"]
+        return fetched
