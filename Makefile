@@ -64,7 +64,7 @@ bench: converge ## measurements side by side, each prints a ratio
 	@scripts/step "Bench" "make bench again" bench/run
 
 docs: venv ## docs/reference from roles' argument specs and modules' documentation
-	@python scripts/docs.py
+	@python scripts/reference_docs.py
 
 locks: venv ## requirements/*.txt anew from requirements/*.in
 	@scripts/lock
