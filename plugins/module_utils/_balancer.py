@@ -76,8 +76,11 @@ def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> di
         ],
         "backends": [_backend(name, servers, health_check, options, standby_hosts) for name, servers in groups.items()],
         "binds": [
-            *({"name": name, "address": options["bind_address"], "port": ports[name]} for name in groups),
-            {"name": "the statistics page", "address": "127.0.0.1", "port": options["stats_port"]},
+            *(
+                {"name": name, "address": options["bind_address"], "port": ports[name], "stats": False}
+                for name in groups
+            ),
+            {"name": "the statistics page", "address": "127.0.0.1", "port": options["stats_port"], "stats": True},
         ],
     }
 
@@ -92,6 +95,28 @@ def quoted(text: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_./:@,=+-]+", text):
         return text
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+def port_conflicts(binds: t.Sequence[Plain], listeners: t.Sequence[Plain], service: str) -> list[str]:
+    """One line for each port that the balancer wants and another program has; its own ports are no conflict.
+
+    `listeners` is what _sockets.listeners saw on the balancer's host.
+    """
+    found = []
+    for bind in binds:
+        for other in listeners:
+            if other["port"] != bind["port"] or service == other["unit"] or other["command"] == "haproxy":
+                continue
+            if not _overlap(str(bind["address"]), str(other["address"])):
+                continue
+            who = f"{other['command'] or 'a program that cannot be seen'} (pid {other['pid']}, user {other['user']}"
+            who += f", unit {other['unit']})" if other["unit"] else ")"
+            mend = "load_balancer_stats_port" if bind["stats"] else f"load_balancer_ports: {{{bind['name']}: ...}}"
+            found.append(
+                f"port {bind['port']} for {bind['name']}: taken on {other['address']} by {who}; "
+                f"stop it, or choose another port with {mend}"
+            )
+    return found
 
 
 def _by_instance(backends: t.Sequence[Plain]) -> dict[str, list[Server]]:
@@ -266,6 +291,18 @@ def _waits(server: Server, standby_hosts: t.Collection[str]) -> bool:
 
 def _endpoint(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _overlap(one: str, other: str) -> bool:
+    # A listener on all of IPv6 usually has IPv4's ports too.
+    return one == other or _is_any(one) or _is_any(other)
+
+
+def _is_any(address: str) -> bool:
+    try:
+        return address == "*" or ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        return False
 
 
 def _is_loopback(address: str) -> bool:
