@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-
-from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_options
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import DIRECTORY
+from ansible_collections.steadfast.vllm.plugins.plugin_utils import _manifest_options
 
 MODULE = "steadfast.vllm.managed_files"
 # The contents travel inside the module, so that there is one round trip. That is for configuration, not for models.
@@ -51,7 +50,9 @@ class ActionModule(ActionBase):
                 problems.append(str(refused))
         size = sum(len(content) for content in contents if content is not None)
         if size > LIMIT:
-            problems.append(f"files: {size} bytes of content are more than the {LIMIT} that one task may carry: use a copy task")
+            problems.append(
+                f"files: {size} bytes of content are more than the {LIMIT} that one task may carry: use a copy task"
+            )
         if problems:
             return self._failed(result, problems)
         module_arguments = {
@@ -71,7 +72,9 @@ class ActionModule(ActionBase):
         result.update(failed=True, changed=False, msg="\n".join(problems))
         return result
 
-    def _content(self, item: Mapping[str, Any], normal: Mapping[str, Any], place: str, variables: dict[str, Any]) -> bytes | None:
+    def _content(
+        self, item: Mapping[str, Any], normal: Mapping[str, Any], place: str, variables: dict[str, Any]
+    ) -> bytes | None:
         if normal["state"] == "directory":
             return None
         if item.get("content") is not None:
@@ -88,13 +91,12 @@ class ActionModule(ActionBase):
 
     def _source(self, name: str, place: str) -> bytes:
         path = self._find("files", name, place)
-        if os.path.isdir(path):
+        if Path(path).is_dir():
             raise Refused(f"{place}: {path} is a directory: list its files one by one")
         try:
             real = self._loader.get_real_file(path)
             try:
-                with open(real, "rb") as stream:
-                    return stream.read()
+                return Path(real).read_bytes()
             finally:
                 self._loader.cleanup_tmp_file(real)
         except (AnsibleError, OSError) as error:
@@ -104,8 +106,8 @@ class ActionModule(ActionBase):
         self, name: str, item: Mapping[str, Any], normal: Mapping[str, Any], place: str, variables: dict[str, Any]
     ) -> bytes:
         path = self._find("templates", name, place)
-        roots = [*variables.get("ansible_search_path", []), self._loader.get_basedir(), os.path.dirname(path)]
-        search = [place for root in roots for place in (os.path.join(root, "templates"), root)]
+        roots = [*variables.get("ansible_search_path", []), self._loader.get_basedir(), str(Path(path).parent)]
+        search = [folder for root in roots for folder in (f"{root}/templates", root)]
         available = {"ansible_managed": "Ansible managed"}
         available.update(variables)
         available.update(template_path=name, template_fullpath=path, template_destpath=normal["path"])
@@ -126,7 +128,9 @@ class ActionModule(ActionBase):
             return b""
         if not isinstance(rendered, str):
             kind = type(rendered).__name__
-            raise Refused(f"{place}: {name} ({path}) renders to a {kind}, not to text: end its expression with to_json or string")
+            raise Refused(
+                f"{place}: {name} ({path}) renders to a {kind}, not to text: end its expression with to_json or string"
+            )
         return str(rendered).encode("utf-8", "surrogateescape")
 
 

@@ -14,15 +14,16 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, Mapping, Optional, Set, Tuple
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_files
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Entry, Manifest
 
 DIRECTORY = "/var/lib/steadfast"
 VERSION = 1
-# A temporary file stands beside its target, so that a rename is atomic. Its name is fixed, so that the run after a kill
-# finds and replaces it instead of leaving one more behind.
-SUFFIX = ".steadfast-new"
 
 
 class ManifestError(Exception):
@@ -31,28 +32,6 @@ class ManifestError(Exception):
 
 class Garbled(ManifestError):
     """The text is no manifest: torn, edited by hand, or another program's."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One path that a manifest answers for, and what must be known to take it away later."""
-
-    path: str
-    state: str = "file"
-    owes: Tuple[str, ...] = ()
-    before_remove: Tuple[str, ...] = ()
-    secret: bool = False
-    # Only a directory that we made is ours to remove.
-    made: bool = False
-
-
-@dataclass(frozen=True)
-class Manifest:
-    entries: Mapping[str, Entry] = field(default_factory=dict)
-    owed: FrozenSet[str] = frozenset()
-
-    def without_owed(self, names: Iterable[str]) -> Manifest:
-        return replace(self, owed=self.owed - frozenset(names))
 
 
 def serialise(manifest: Manifest) -> str:
@@ -85,14 +64,14 @@ def parse(text: str) -> Manifest:
             f"it has version {document['version']}, this release of steadfast.vllm writes version {VERSION}. "
             "A newer release wrote it: run that release, or move the file away"
         )
-    entries: Dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for number, item in enumerate(_list(document.get("files"), "files", dict)):
         entry = _entry(item, f"files[{number}]")
         entries[entry.path] = entry
     return Manifest(entries, frozenset(_list(document.get("owed"), "owed", str)))
 
 
-def _entry(item: Dict[str, Any], place: str) -> Entry:
+def _entry(item: dict[str, Any], place: str) -> Entry:
     path, state = item.get("path"), item.get("state")
     if not isinstance(path, str) or not path.startswith("/"):
         raise Garbled(f"{place}.path is no absolute path")
@@ -115,15 +94,14 @@ def _list(value: Any, place: str, kind: type) -> Any:
 
 
 def manifest_path(directory: str, name: str) -> str:
-    return os.path.join(directory, f"{name}.json")
+    return f"{directory}/{name}.json"
 
 
-def load(directory: str, name: str) -> Optional[Manifest]:
+def load(directory: str, name: str) -> Manifest | None:
     """The named manifest, None where there is none yet. Garbled or ManifestError where it cannot be used."""
     path = manifest_path(directory, name)
     try:
-        with open(path, "rb") as stream:
-            raw = stream.read()
+        raw = Path(path).read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -137,15 +115,22 @@ def load(directory: str, name: str) -> Optional[Manifest]:
 
 
 def save(directory: str, name: str, manifest: Manifest) -> None:
-    """Write the named manifest so that it is either the old one or the new one, whatever happens."""
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    replace_file(manifest_path(directory, name), serialise(manifest).encode(), 0o600)
+    """Write the named manifest so that it is either the old one or the new one, whatever happens.
+
+    One that lists nothing and owes nothing leaves no file.
+    """
+    if manifest == Manifest():
+        if Path(directory).is_dir():
+            _manifest_files.remove(manifest_path(directory, name))
+        return
+    Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+    _manifest_files.replace_file(manifest_path(directory, name), serialise(manifest).encode(), 0o600)
 
 
 def is_private(path: str) -> bool:
     """Whether a manifest's file has the mode that it should have."""
     try:
-        return os.stat(path).st_mode & 0o7777 == 0o600
+        return Path(path).stat().st_mode & 0o7777 == 0o600
     except FileNotFoundError:
         return True
 
@@ -154,23 +139,22 @@ def set_aside(directory: str, name: str) -> str:
     """Keep a copy of a manifest that cannot be used; where the copy lies."""
     path = manifest_path(directory, name)
     aside = f"{path}.garbled-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    with open(path, "rb") as stream:
-        replace_file(aside, stream.read(), 0o600)
+    _manifest_files.replace_file(aside, Path(path).read_bytes(), 0o600)
     return aside
 
 
-def names(directory: str) -> Tuple[str, ...]:
+def names(directory: str) -> tuple[str, ...]:
     """The names of all manifests in C(directory)."""
     try:
-        found = os.listdir(directory)
+        found = [path.name for path in Path(directory).iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return ()
     return tuple(sorted(name[: -len(".json")] for name in found if name.endswith(".json") and not name.startswith(".")))
 
 
-def owed(directory: str = DIRECTORY) -> Set[str]:
+def owed(directory: str = DIRECTORY) -> set[str]:
     """All names that any manifest on this host still owes."""
-    result: Set[str] = set()
+    result: set[str] = set()
     for name in names(directory):
         try:
             manifest = load(directory, name)
@@ -182,10 +166,10 @@ def owed(directory: str = DIRECTORY) -> Set[str]:
     return result
 
 
-def settle(directory: str, settled: Iterable[str]) -> Set[str]:
+def settle(directory: str, settled: Iterable[str]) -> set[str]:
     """Strike names from all manifests on this host, because what they ask for was done. Returns what was struck."""
     wanted = frozenset(settled)
-    struck: Set[str] = set()
+    struck: set[str] = set()
     if not wanted or not names(directory):
         return struck
     with lock(directory):
@@ -203,10 +187,10 @@ def settle(directory: str, settled: Iterable[str]) -> Set[str]:
 @contextmanager
 def lock(directory: str, create: bool = True, timeout: float = 600.0, poll: float = 0.1) -> Iterator[None]:
     """Hold the one lock of all manifests in C(directory). With create false a directory without a lock needs none."""
-    path = os.path.join(directory, ".lock")
+    path = f"{directory}/.lock"
     flags = os.O_RDWR | os.O_CLOEXEC
     if create:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         flags |= os.O_CREAT
     try:
         descriptor = os.open(path, flags, 0o600)
@@ -239,62 +223,3 @@ def _acquire(descriptor: int, path: str, timeout: float, poll: float) -> None:
                 "Wait for it to end, or end it, and run again"
             )
         time.sleep(poll)
-
-
-def temporary_path(path: str) -> str:
-    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)}{SUFFIX}")
-
-
-def replace_file(path: str, content: bytes, mode: int, label: Optional[Callable[[str, str], None]] = None) -> None:
-    """Write beside, then rename: C(path) holds the old bytes or the new, never a part."""
-    write_beside(path, content, mode, label=label)
-    move_into_place(path)
-
-
-def write_beside(
-    path: str,
-    content: bytes,
-    mode: int,
-    uid: int = -1,
-    gid: int = -1,
-    label: Optional[Callable[[str, str], None]] = None,
-) -> None:
-    """Write the temporary file of C(path), complete and on the disk. It is private until owner and mode are set."""
-    temporary = temporary_path(path)
-    remove_quietly(temporary)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(temporary, flags, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            if uid != -1 or gid != -1:
-                os.fchown(descriptor, uid, gid)
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        if label is not None:
-            label(temporary, path)
-    except OSError:
-        remove_quietly(temporary)
-        raise
-
-
-def move_into_place(path: str) -> None:
-    os.rename(temporary_path(path), path)
-    sync_directory(os.path.dirname(path))
-
-
-def sync_directory(directory: str) -> None:
-    """Make a rename or a removal in C(directory) outlive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass

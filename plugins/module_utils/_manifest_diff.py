@@ -10,7 +10,6 @@ Private to steadfast.vllm.
 from __future__ import annotations
 
 import hashlib
-from typing import Dict, List, Optional
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_plan
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Actual, Desired, Step
@@ -20,34 +19,45 @@ TOO_LONG = 104448
 
 
 def of_step(
-    step: Step, now: Actual, before: bytes, link_target: str, desired: Optional[Desired], content: bytes, secret: bool
-) -> List[Dict[str, str]]:
-    """The before and after of one step: content and attributes each where they differ."""
-    shown: List[Dict[str, str]] = []
-    is_file = _manifest_plan.FILE in (now.kind, desired.state if desired else "") or now.kind == _manifest_plan.LINK
-    if is_file and step.verb in (_manifest_plan.WRITE, _manifest_plan.REMOVE):
-        old, new = _contents(step, now, before, link_target, content, secret)
+    step: Step,
+    now: Actual,
+    desired: Desired | None,
+    contents: tuple[bytes, bytes],
+    hints: tuple[bool, str],
+) -> list[dict[str, str]]:
+    """The before and after of one step: content and attributes, each where they differ.
+
+    C(contents) are the old and new bytes, empty where secret; C(hints) whether it is secret and where a link points.
+    """
+    if step.verb == _manifest_plan.FORGET:
+        return []
+    shown: list[dict[str, str]] = []
+    if step.verb == _manifest_plan.WRITE or (
+        step.verb == _manifest_plan.REMOVE and now.kind != _manifest_plan.DIRECTORY
+    ):
+        old = _before(now, contents[0], *hints)
+        new = "" if step.verb == _manifest_plan.REMOVE else _after(contents[1], hints[0])
         shown.append(_entry(step.path, "", old, new))
-    old, new = _attributes(now), _wanted(desired) if step.verb != _manifest_plan.REMOVE else ""
+    old, new = _attributes(now), "" if step.verb == _manifest_plan.REMOVE else _wanted(desired)
     if old != new:
         shown.append(_entry(step.path, " (owner and mode)", old, new))
     return shown
 
 
-def _entry(path: str, what: str, before: str, after: str) -> Dict[str, str]:
+def _entry(path: str, what: str, before: str, after: str) -> dict[str, str]:
     return {"before_header": path + what, "after_header": path + what, "before": before, "after": after}
 
 
-def _contents(step: Step, now: Actual, before: bytes, link_target: str, content: bytes, secret: bool) -> List[str]:
+def _before(now: Actual, content: bytes, secret: bool, link_target: str) -> str:
     if now.kind == _manifest_plan.LINK:
-        old = f"symbolic link to {link_target}\n"
-    elif now.kind != _manifest_plan.FILE:
-        old = ""
-    else:
-        old = "(secret content, not shown)\n" if secret else show(before)
-    if step.verb == _manifest_plan.REMOVE:
-        return [old, ""]
-    return [old, "(different secret content, not shown)\n" if secret else show(content)]
+        return f"symbolic link to {link_target}\n"
+    if now.kind != _manifest_plan.FILE:
+        return ""
+    return "(secret content, not shown)\n" if secret else show(content)
+
+
+def _after(content: bytes, secret: bool) -> str:
+    return "(different secret content, not shown)\n" if secret else show(content)
 
 
 def show(content: bytes) -> str:
@@ -67,7 +77,7 @@ def _attributes(now: Actual) -> str:
     return _lines(now.kind, now.mode, now.uid, now.gid)
 
 
-def _wanted(desired: Optional[Desired]) -> str:
+def _wanted(desired: Desired | None) -> str:
     return "" if desired is None else _lines(desired.state, desired.mode, desired.uid, desired.gid)
 
 

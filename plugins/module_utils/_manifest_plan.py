@@ -9,11 +9,9 @@ Private to steadfast.vllm.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, List, Mapping, Sequence, Tuple
-
-from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import Entry, Manifest
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 ABSENT = "absent"
 FILE = "file"
@@ -30,6 +28,32 @@ ATTRIBUTES = "attributes"
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One path that a manifest answers for, and what must be known to take it away later."""
+
+    path: str
+    state: str = "file"
+    owes: tuple[str, ...] = ()
+    before_remove: tuple[str, ...] = ()
+    secret: bool = False
+    # Only a directory that we made is ours to remove.
+    made: bool = False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    owed: frozenset[str] = frozenset()
+
+    def without_owed(self, names: Iterable[str]) -> Manifest:
+        return replace(self, owed=self.owed - frozenset(names))
+
+    def without_entries(self, paths: Iterable[str]) -> Manifest:
+        left = frozenset(paths)
+        return replace(self, entries={path: entry for path, entry in self.entries.items() if path not in left})
+
+
+@dataclass(frozen=True)
 class Desired:
     """One path as it is to be. The digest is of a file's content; owners are numbers, -1 for one not known yet."""
 
@@ -40,8 +64,8 @@ class Desired:
     gid: int = 0
     digest: str = ""
     secret: bool = False
-    owes: Tuple[str, ...] = ()
-    before_remove: Tuple[str, ...] = ()
+    owes: tuple[str, ...] = ()
+    before_remove: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,30 +77,27 @@ class Actual:
     uid: int = 0
     gid: int = 0
     digest: str = ""
-    children: FrozenSet[str] = frozenset()
+    children: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Step:
     verb: str
     path: str
-    owes: Tuple[str, ...] = ()
-    before_remove: Tuple[str, ...] = ()
+    owes: tuple[str, ...] = ()
+    before_remove: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
     """Steps in the order to take them, and the manifest before the first and after the last."""
 
-    steps: Tuple[Step, ...]
+    steps: tuple[Step, ...]
     ahead: Manifest
     final: Manifest
     # No longer listed, but not ours to remove: not made by us, not empty, or no longer what we put there.
-    kept: Tuple[str, ...]
-    problems: Tuple[str, ...]
-
-    def steps_of(self, verb: str) -> Tuple[Step, ...]:
-        return tuple(step for step in self.steps if step.verb == verb)
+    kept: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 def plan(desired: Sequence[Desired], manifest: Manifest, actual: Mapping[str, Actual]) -> Plan:
@@ -100,20 +121,23 @@ def plan(desired: Sequence[Desired], manifest: Manifest, actual: Mapping[str, Ac
     )
 
 
-def to_run(owed: FrozenSet[str], actions: Sequence[str]) -> List[str]:
-    """Which of the named actions are owed, in the order of the actions."""
-    return [name for name in actions if name in owed]
-
-
-def after(manifest: Manifest, done: Sequence[Step], final: Manifest, made: FrozenSet[str] = frozenset()) -> Manifest:
+def after(manifest: Manifest, done: Sequence[Step], final: Manifest, made: Iterable[str] = ()) -> Manifest:
     """The manifest that tells the truth when a run ended early: old and new paths, owing only for what was done."""
     removed = {step.path for step in done if step.verb in (REMOVE, FORGET)}
-    entries: Dict[str, Entry] = {path: entry for path, entry in manifest.entries.items() if path not in removed}
-    touched = {step.path for step in done if step.path not in removed} | made
+    entries = {path: entry for path, entry in manifest.entries.items() if path not in removed}
+    touched = {*made, *(step.path for step in done if step.path not in removed)}
     for path, entry in final.entries.items():
-        if path in touched or path in entries:
-            entries[path] = entry if path in touched else replace(entry, made=entries[path].made)
-    return Manifest(entries, manifest.owed.union(*(step.owes for step in done)))
+        if path in touched:
+            entries[path] = entry
+        elif path in entries:
+            entries[path] = replace(entry, made=entries[path].made)
+    owing = [*(step.owes for step in done), *(final.entries[path].owes for path in made)]
+    return Manifest(entries, manifest.owed.union(*owing))
+
+
+def within(path: str, directories: Iterable[str]) -> bool:
+    """Whether C(path) is one of the directories or lies in one."""
+    return any(path == directory or path.startswith(f"{directory}/") for directory in directories)
 
 
 def _entry(item: Desired, manifest: Manifest, made_now: bool) -> Entry:
@@ -122,13 +146,13 @@ def _entry(item: Desired, manifest: Manifest, made_now: bool) -> Entry:
     return Entry(item.path, item.state, item.owes, item.before_remove, item.secret, made)
 
 
-def _ordered(desired: Sequence[Desired]) -> List[Desired]:
+def _ordered(desired: Sequence[Desired]) -> list[Desired]:
     """Directories first and outer before inner; files in the order given."""
     directories = sorted((item for item in desired if item.state == DIRECTORY), key=lambda item: item.path)
     return directories + [item for item in desired if item.state != DIRECTORY]
 
 
-def _problems(item: Desired, now: Actual) -> List[str]:
+def _problems(item: Desired, now: Actual) -> list[str]:
     if item.state == DIRECTORY:
         if now.kind == LINK:
             return [
@@ -146,7 +170,7 @@ def _problems(item: Desired, now: Actual) -> List[str]:
     return []
 
 
-def _changes(item: Desired, now: Actual) -> List[Step]:
+def _changes(item: Desired, now: Actual) -> list[Step]:
     same_attributes = (now.mode, now.uid, now.gid) == (item.mode, item.uid, item.gid)
     if item.state == DIRECTORY:
         if now.kind == ABSENT:
@@ -161,11 +185,11 @@ def _changes(item: Desired, now: Actual) -> List[Step]:
 
 def _removals(
     listed: Mapping[str, Desired], manifest: Manifest, actual: Mapping[str, Actual]
-) -> Tuple[List[Step], List[str]]:
+) -> tuple[list[Step], list[str]]:
     """Files first, then directories from the inside, as far as they are empty by then."""
     gone = [entry for path, entry in sorted(manifest.entries.items()) if path not in listed]
-    steps: List[Step] = []
-    kept: List[str] = []
+    steps: list[Step] = []
+    kept: list[str] = []
     for entry in gone:
         if entry.state == DIRECTORY:
             continue
@@ -175,12 +199,12 @@ def _removals(
         else:
             kept.append(entry.path)
     removed = {step.path for step in steps}
-    arriving = {os.path.dirname(path) for path in listed}
+    arriving = {str(PurePosixPath(path).parent) for path in listed}
     for entry in reversed(gone):
         if entry.state != DIRECTORY:
             continue
         now = actual.get(entry.path, Actual())
-        left = {name for name in now.children if os.path.join(entry.path, name) not in removed}
+        left = {name for name in now.children if f"{entry.path}/{name}" not in removed}
         empty = now.kind == DIRECTORY and not left and entry.path not in arriving
         if now.kind == ABSENT or (empty and entry.made):
             steps.append(_removal(entry, now))

@@ -11,7 +11,8 @@ short_description: Keep the files that a role leaves on a host
 version_added: "0.1.0"
 author: steadfast.vllm contributors (@steadfast-vllm)
 description:
-  - Brings all files and directories that a role leaves on a host to what is listed, in one round trip however many there are.
+  - Brings all files and directories that a role leaves on a host to what is listed, in one round trip however many they
+    are.
   - Remembers what it wrote in a manifest on the host, and removes what is no longer listed.
   - Remembers there too what a change owes, as a daemon reload or a restart, until it was done. So a run that was killed
     between writing a file and acting on it is finished by the next run.
@@ -39,9 +40,9 @@ options:
       path:
         description:
           - Absolute path on the host, in its plain form.
-          - A symbolic link at the path of a file is replaced by the file, never followed. A symbolic link at the path of a
-            directory is refused.
-        type: path
+          - A symbolic link at the path of a file is replaced by the file, never followed. A symbolic link at the
+            path of a directory is refused.
+        type: str
         required: true
       state:
         description:
@@ -59,7 +60,9 @@ options:
         description: The content itself, as text.
         type: str
       source:
-        description: Name of a file in the role's C(files) folder, taken byte for byte. A file encrypted by vault is decrypted.
+        description:
+          - Name of a file in the role's C(files) folder, taken byte for byte.
+          - A file encrypted by vault is decrypted.
         type: str
       vars:
         description: Variables for this template, beside those of the task.
@@ -83,11 +86,12 @@ options:
         default: false
       validate:
         description:
-          - Command that checks the new file before anything is changed. V(%s) stands for the path of the file to check. No shell
-            is used.
-          - It runs only when the content changes. The new files that go to the same directory lie beside each other.
-          - If the program is missing the task fails; in check mode this is told in RV(unvalidated), since an earlier task
-            may be the one to install it. So is a refusal in check mode on a host that never had this manifest.
+          - Command that checks the new file before anything is changed. V(%s) stands for the path of the file to check.
+            No shell is used.
+          - It runs only when the content changes. The new files that go to the same directory lie beside each other,
+            except secret ones.
+          - If the program is missing the task fails; in check mode this is told in RV(unvalidated), since an earlier
+            task may be the one to install it. So is a refusal in check mode on a host that never had this manifest.
         type: str
       validate_as:
         description: Name of the file to check, if it has to differ from that of O(files[].path).
@@ -101,8 +105,8 @@ options:
         default: []
       before_remove:
         description:
-          - Command, as a list of words, to run before the file is removed once it is no longer listed. It is remembered in
-            the manifest.
+          - Command, as a list of words, to run before the file is removed once it is no longer listed. It is remembered
+            in the manifest.
           - If it fails, the file is kept and stays in the manifest.
         type: list
         elements: str
@@ -182,7 +186,8 @@ removed:
   elements: str
   sample: [/etc/systemd/system/old.service]
 kept:
-  description: Paths that are no longer listed but were left, as a directory that is not empty or was not made by this module.
+  description:
+    - Paths that are no longer listed but were left, as a directory that is not empty or was not made by this module.
   returned: success
   type: list
   elements: str
@@ -218,14 +223,14 @@ import zlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_apply
+from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_files
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import DIRECTORY, ManifestError
-from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_apply import Action, Host, Item, Run
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_apply import Action, Host, Request, Run
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Desired
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_validate import Item
 
 FILE_OPTIONS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["file", "directory"], "default": "file"},
     # The next four are for the controller: they never reach the host.
     "template": {"type": "str"},
@@ -299,7 +304,7 @@ def items_of(files: list[dict[str, Any]], contents: list[bytes], accounts: Accou
             mode=int(mode, 8),
             uid=accounts.number("owner", options["owner"], place),
             gid=accounts.number("group", options["group"], place),
-            digest=_manifest_apply.digest_of(content),
+            digest=_manifest_files.digest_of(content),
             secret=options["secret"],
             owes=tuple(options["owes"]),
             before_remove=tuple(options["before_remove"]),
@@ -320,21 +325,23 @@ def host_of(module: AnsibleModule) -> Host:
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
     if not module.params["_payload"]:
-        module.fail_json(msg="managed_files has to be run by its action plugin: name it steadfast.vllm.managed_files in a task")
+        module.fail_json(
+            msg="managed_files has to be run by its action plugin: name it steadfast.vllm.managed_files in a task"
+        )
     accounts = Accounts(module.check_mode)
     items = items_of(module.params["files"], unpack(module.params["_payload"]), accounts)
     if accounts.problems:
         module.fail_json(msg="\n".join(accounts.problems))
-    run = Run(
+    request = Request(
         directory=module.params["state_directory"],
         name=module.params["manifest"],
-        items=items,
-        actions=[Action(action["name"], tuple(action["command"])) for action in module.params["actions"]],
+        items=tuple(items),
+        actions=tuple(Action(action["name"], tuple(action["command"])) for action in module.params["actions"]),
         check=module.check_mode,
         diff=module._diff,
         scratch=module.tmpdir if module.check_mode else "",
-        host=host_of(module),
     )
+    run = Run(request, host_of(module))
     try:
         outcome = run()
         failure = ""

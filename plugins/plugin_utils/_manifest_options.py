@@ -13,9 +13,11 @@ import difflib
 import os
 import re
 import shlex
-from typing import Any, Dict, Iterable, List, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import DIRECTORY
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_files import parent
 
 TASK_KEYS = ("manifest", "files", "actions", "state_directory")
 FILE_KEYS = (
@@ -37,18 +39,38 @@ FILE_KEYS = (
 # What makes no sense for a directory.
 CONTENT_KEYS = ("template", "content", "source", "vars", "secret", "validate", "validate_as")
 ACTION_KEYS = ("name", "command")
+USUAL_MODES = (
+    0o400,
+    0o440,
+    0o444,
+    0o500,
+    0o550,
+    0o555,
+    0o600,
+    0o640,
+    0o644,
+    0o660,
+    0o664,
+    0o700,
+    0o750,
+    0o755,
+    0o775,
+    0o777,
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*\Z")
 _MANIFEST = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 _MODE = re.compile(r"0?[0-7]{3,4}\Z")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def problems(arguments: Mapping[str, Any]) -> List[str]:
+def problems(arguments: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with a task's arguments, one line each; empty where nothing is."""
     found = _unknown(arguments, TASK_KEYS, "")
     manifest = arguments.get("manifest")
     if not isinstance(manifest, str) or not _MANIFEST.match(manifest):
-        found.append(f"manifest: {_say(manifest)} is no name for a manifest: lower-case letters, digits, _ and -, as in service")
+        found.append(
+            f"manifest: {_say(manifest)} is no name for a manifest: lower-case letters, digits, _ and -, as in service"
+        )
     directory = arguments.get("state_directory", DIRECTORY)
     found += _path_problems(directory, "state_directory")
     files = arguments.get("files")
@@ -60,7 +82,7 @@ def problems(arguments: Mapping[str, Any]) -> List[str]:
     return found
 
 
-def normalise(item: Mapping[str, Any]) -> Dict[str, Any]:
+def normalise(item: Mapping[str, Any]) -> dict[str, Any]:
     """One entry of C(files) with its defaults. Only for entries without problems."""
     state = item.get("state") or "file"
     mode = item.get("mode")
@@ -78,9 +100,9 @@ def normalise(item: Mapping[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _files_problems(files: List[Any], directory: str) -> List[str]:
-    found: List[str] = []
-    first: Dict[str, int] = {}
+def _files_problems(files: list[Any], directory: str) -> list[str]:
+    found: list[str] = []
+    first: dict[str, int] = {}
     plain = {item["path"] for item in files if _is_file_entry(item)}
     for number, item in enumerate(files):
         place = f"files[{number}]"
@@ -95,9 +117,11 @@ def _files_problems(files: List[Any], directory: str) -> List[str]:
             found.append(f"{place}.path: {path} is already listed as files[{first[path]}]: list each path once")
         first.setdefault(path, number)
         if path == directory or path.startswith(directory + "/"):
-            found.append(f"{place}.path: {path} lies in {directory}, where the manifests are kept: choose another place")
-        if os.path.dirname(path) in plain:
-            found.append(f"{place}.path: {path} would lie in {os.path.dirname(path)}, which is listed as a file")
+            found.append(
+                f"{place}.path: {path} lies in {directory}, where the manifests are kept: choose another place"
+            )
+        if parent(path) in plain:
+            found.append(f"{place}.path: {path} would lie in {parent(path)}, which is listed as a file")
     return found
 
 
@@ -105,7 +129,7 @@ def _is_file_entry(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("path"), str) and item.get("state") in (None, "file")
 
 
-def _file_problems(item: Mapping[str, Any], place: str) -> List[str]:
+def _file_problems(item: Mapping[str, Any], place: str) -> list[str]:
     found = _unknown(item, FILE_KEYS, f"{place}.")
     found += _path_problems(item.get("path"), f"{place}.path")
     state = item.get("state")
@@ -118,13 +142,17 @@ def _file_problems(item: Mapping[str, Any], place: str) -> List[str]:
                 found.append(f"{place}.{key}: a directory has none: leave it out, or leave out state: directory")
     elif len(given) != 1:
         have = " and ".join(given) or "none"
-        found.append(f"{place}: exactly one of template, content, source (or state: directory) is needed, there is {have}")
+        found.append(
+            f"{place}: exactly one of template, content, source (or state: directory) is needed, there is {have}"
+        )
     for key in given:
         found += _text_problems(item[key], f"{place}.{key}")
     found += _mode_problems(item.get("mode"), f"{place}.mode")
     for key in ("owner", "group"):
         value = item.get(key)
-        if isinstance(value, bool) or not (value is None or isinstance(value, int) or (isinstance(value, str) and value)):
+        if isinstance(value, bool) or not (
+            value is None or isinstance(value, int) or (isinstance(value, str) and value)
+        ):
             found.append(f"{place}.{key}: {_say(value)} is not a name or number")
     if item.get("secret") is not None and not _is_boolean(item["secret"]):
         found.append(f"{place}.secret: {_say(item['secret'])} is neither true nor false")
@@ -138,13 +166,13 @@ def _file_problems(item: Mapping[str, Any], place: str) -> List[str]:
     return found
 
 
-def _text_problems(value: Any, place: str) -> List[str]:
+def _text_problems(value: Any, place: str) -> list[str]:
     if isinstance(value, str):
         return []
     return [f"{place}: a {type(value).__name__} is not text: end the expression with to_json, to_nice_yaml or string"]
 
 
-def _path_problems(path: Any, place: str) -> List[str]:
+def _path_problems(path: Any, place: str) -> list[str]:
     if not isinstance(path, str) or not path:
         return [f"{place}: {_say(path)} is not a path: give an absolute one"]
     if not path.startswith("/"):
@@ -152,29 +180,31 @@ def _path_problems(path: Any, place: str) -> List[str]:
     if "\0" in path or "\n" in path:
         return [f"{place}: {path!r} holds a control character"]
     if path == "/" or os.path.normpath(path) != path:
-        return [f"{place}: {path} is not in its plain form: write {os.path.normpath(path)}"] if path != "/" else [
-            f"{place}: / is not for managed_files to manage"
-        ]
+        return (
+            [f"{place}: {path} is not in its plain form: write {os.path.normpath(path)}"]
+            if path != "/"
+            else [f"{place}: / is not for managed_files to manage"]
+        )
     return []
 
 
-def _mode_problems(mode: Any, place: str) -> List[str]:
+def _mode_problems(mode: Any, place: str) -> list[str]:
     if mode is None:
         return []
     if isinstance(mode, int) and not isinstance(mode, bool):
-        # YAML reads an unquoted 0644 as the number 420; and somebody who writes 644 means octal too.
-        digits = f"{mode:o}" if _looks_octal(mode) else str(mode)
-        return [f'{place}: {mode} is a number, because it is not quoted. Write mode: "{digits.zfill(4)}"']
+        return [f'{place}: {mode} is a number, because it is not quoted. Write mode: "{_meant(mode).zfill(4)}"']
     if not isinstance(mode, str) or not _MODE.match(mode):
         return [f'{place}: {_say(mode)} is not an octal mode in quotes, as "0644"']
     return []
 
 
-def _looks_octal(mode: int) -> bool:
-    return not (len(str(mode)) in (3, 4) and all(digit in "01234567" for digit in str(mode))) or mode in (420, 436, 416)
+def _meant(mode: int) -> str:
+    """The octal digits behind a number: YAML reads an unquoted 0644 as 420, and whoever writes 644 means octal too."""
+    written = str(mode)
+    return written if re.fullmatch("[0-7]{3,4}", written) and int(written, 8) in USUAL_MODES else f"{mode:o}"
 
 
-def _validate_problems(item: Mapping[str, Any], place: str) -> List[str]:
+def _validate_problems(item: Mapping[str, Any], place: str) -> list[str]:
     validate, name = item.get("validate"), item.get("validate_as")
     found = []
     if validate is not None:
@@ -195,7 +225,7 @@ def _validate_problems(item: Mapping[str, Any], place: str) -> List[str]:
     return found
 
 
-def _names_problems(value: Any, place: str) -> List[str]:
+def _names_problems(value: Any, place: str) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list):
@@ -203,22 +233,22 @@ def _names_problems(value: Any, place: str) -> List[str]:
     return [f"{place}[{number}]: {_say(name)} is not a name" for number, name in enumerate(value) if not _is_name(name)]
 
 
-def _actions_problems(actions: Any) -> List[str]:
+def _actions_problems(actions: Any) -> list[str]:
     if actions is None:
         return []
     if not isinstance(actions, list):
         return [f"actions: {_say(actions)} is not a list of maps with name and command"]
-    found: List[str] = []
-    seen: Dict[str, int] = {}
+    found: list[str] = []
+    seen: dict[str, int] = {}
     for number, action in enumerate(actions):
         place = f"actions[{number}]"
         if not isinstance(action, dict):
             found.append(f"{place}: {_say(action)} is not a map with name and command")
             continue
         found += _unknown(action, ACTION_KEYS, f"{place}.")
-        name = action.get("name")
-        if not _is_name(name):
-            found.append(f"{place}.name: {_say(name)} is not a name")
+        name = str(action.get("name"))
+        if not _is_name(action.get("name")):
+            found.append(f"{place}.name: {_say(action.get('name'))} is not a name")
         elif name in seen:
             found.append(f"{place}.name: {name} is already actions[{seen[name]}]: one name has one command")
         else:
@@ -227,13 +257,13 @@ def _actions_problems(actions: Any) -> List[str]:
     return found
 
 
-def _command_problems(value: Any, place: str, may_be_empty: bool = False) -> List[str]:
+def _command_problems(value: Any, place: str, may_be_empty: bool = False) -> list[str]:
     if isinstance(value, list) and all(isinstance(word, str) for word in value) and (value or may_be_empty):
         return []
     return [f"{place}: {_say(value)} is not a list of words, as [systemctl, daemon-reload]; no shell is used"]
 
 
-def _unknown(mapping: Mapping[Any, Any], known: Iterable[str], prefix: str) -> List[str]:
+def _unknown(mapping: Mapping[Any, Any], known: Iterable[str], prefix: str) -> list[str]:
     found = []
     for key in mapping:
         if key in known:
