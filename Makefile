@@ -28,10 +28,11 @@ converge: lab ## ansible-playbook site.yml on the lab
 	  ansible-playbook site.yml
 
 demo: converge ## from bare hosts to pictures answered through the balancer, then kills and recovery
-	@scripts/step "Demo" "make demo again; make down first starts from bare hosts" lab/demo
+	@scripts/step "Demo" "make demo again; make down first starts from bare hosts" \
+	  python -m lab.demo
 
 endpoint: venv ## the balancer's base URL
-	@lab/endpoint
+	@python -m lab.endpoint
 
 down: venv ## remove the lab's hosts and network; images and caches stay
 	@scripts/step "Remove the lab" "podman ps -a shows what is left" ansible-playbook lab/destroy.yml
@@ -61,7 +62,8 @@ molecule: ## molecule test: the whole way in the lab, with real vLLM
 	@python scripts/run_tests.py molecule
 
 bench: converge ## measurements side by side, each prints a ratio
-	@scripts/step "Bench" "make bench again" bench/run
+	@scripts/step "A run that changes nothing, against facts and a ping" "make bench again" python -m bench.converge
+	@scripts/step "A start through the unit, against bare vllm serve" "make bench again" python -m bench.start
 
 docs: venv ## docs/reference from roles' argument specs and modules' documentation
 	@python scripts/reference_docs.py
