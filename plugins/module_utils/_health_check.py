@@ -46,6 +46,7 @@ NUMBERS = {
     "unhealthy_threshold": (2, 10, "checks in a row"),
 }
 LONGEST_PATH = 1024
+HIGHEST_GRPC_CODE = 99
 
 
 class HealthCheckError(ValueError):
@@ -89,7 +90,7 @@ def code_range(
 ) -> tuple[int, int, str]:
     """Least and most status code that a matcher may name, and for what kind of target group."""
     if protocol_version == "GRPC":
-        return 0, 99, "a gRPC target group"
+        return 0, HIGHEST_GRPC_CODE, "a gRPC target group"
     if target_type == "lambda" or target_group_protocol in ALB_PROTOCOLS:
         return 200, 499, "a target group of an Application Load Balancer"
     if target_group_protocol == "GENEVE":
@@ -240,7 +241,7 @@ def _matcher_problems(value: object, place: str, limits: tuple[int, int, str]) -
     if outside:
         return [
             f"{place}: {value!r} holds {outside[0]}, but {kind} takes {least} to {most}; "
-            f"give {'0' if most == 99 else '200'}"
+            f"give {'0' if most == HIGHEST_GRPC_CODE else '200'}"
         ]
     return []
 

@@ -56,6 +56,15 @@ def given(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+def option_problems(settings: t.Mapping[str, t.Any], place: str = "health_check") -> list[str]:
+    """What is wrong with the settings whatever the target groups are, so that it can be told before any call."""
+    named = rules.codes(settings.get("matcher"))
+    if named and max(named) <= rules.HIGHEST_GRPC_CODE:
+        # Right or wrong depends on whether the target groups speak gRPC.
+        settings = {**settings, "matcher": None}
+    return rules.problems(settings, place)
+
+
 def changes(settings: t.Mapping[str, t.Any], group: Group) -> dict[str, t.Any]:
     """The keys of valid settings that the group does not have yet, with their new values."""
     current = group["health_check"]

@@ -270,7 +270,7 @@ def option_problems(params: t.Mapping[str, t.Any]) -> list[str]:
         return [
             "health_check: nothing is to be set and nothing to be waited for; give keys of health_check or wait: true"
         ]
-    found = _health_check.problems(params["health_check"] or {}, "health_check")
+    found = _target_groups.option_problems(params["health_check"] or {})
     try:
         _target_health.parse_wait_for(params["wait_for"])
     except ValueError as error:
