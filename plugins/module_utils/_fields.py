@@ -120,9 +120,11 @@ def host(value: object) -> str:
 
 def port(value: object) -> int:
     """A TCP port that a service without root may bind."""
-    if str(value).strip().isdecimal() and 0 < t.cast("int", integer(0, 10**18, "a port", 8000)(value)) < 1024:
-        raise Wrong(f"{show(value)} is a port that only root may bind: write one from 1024 up, such as 8000")
-    return t.cast("int", integer(1024, 65535, "a port", 8000)(value))
+    try:
+        integer(1, 1023, "a port", 80)(value)
+    except Wrong:
+        return t.cast("int", integer(1024, 65535, "a port", 8000)(value))
+    raise Wrong(f"{show(value)} is a port that only root may bind: write one from 1024 up, such as 8000")
 
 
 def gpus(value: object) -> list[int | str]:
@@ -286,7 +288,7 @@ def _json(value: object) -> t.Any:
         return [_json(item) for item in value]
     if isinstance(value, dict):
         if not all(isinstance(key, str) and encodes(key) for key in value):
-            raise Wrong("a dictionary whose keys are not all strings: put them in quotes")
+            raise Wrong("a dictionary whose keys are not all strings: write them in quotes")
         return {key: _json(item) for key, item in value.items()}
     raise Wrong(f"{kind(value)}: write a string, number, boolean, list or dictionary")
 

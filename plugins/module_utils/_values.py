@@ -173,21 +173,6 @@ def encodes(text: str) -> bool:
     return not any(0xD800 <= ord(char) <= 0xDFFF for char in text)
 
 
-def pattern(expression: str, what: str, fix: str) -> Reader:
-    """Strings of a form."""
-    compiled = re.compile(expression)
-
-    def read(value: object) -> str:
-        value = defined(value)
-        if not isinstance(value, str):
-            raise Wrong(f"{show(value)} is {kind(value)}, not {what}: {fix}")
-        if not compiled.fullmatch(value):
-            raise Wrong(f"{show(value)} is not {what}: {fix}")
-        return value
-
-    return read
-
-
 SIZE_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

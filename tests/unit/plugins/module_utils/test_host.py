@@ -1,0 +1,123 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is seen of a host, on folders made for it and on the machine that runs the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_collections.steadfast.vllm.plugins.module_utils import _host, _manifest
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes on another user")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model in two shards, with all folders above it open to others."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["X"]}')
+    for number in (1, 2):
+        (folder / f"model-{number}.safetensors").write_bytes(b"x" * 10)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for place in (folder, *folder.parents):
+        if place.stat().st_mode & 0o777 == 0o700 and str(place) != "/root":
+            place.chmod(0o755)
+    return folder
+
+
+def test_a_good_model(model: Path) -> None:
+    found = _host.model(str(model), "nobody")
+    assert found["kind"] == "folder"
+    assert found["config"] == "ok"
+    assert found["weights"] == ["model-1.safetensors", "model-2.safetensors"]
+    assert found["bytes"] == 20
+    assert found["absent"] == found["unreadable"] == []
+
+
+@as_root
+@pytest.mark.parametrize("user", ["nobody", "a-user-not-made-yet"])
+def test_what_the_service_user_cannot_read(model: Path, user: str) -> None:
+    (model / "model-2.safetensors").chmod(0o600)
+    (model / ".private").touch(mode=0o600)
+    assert _host.model(str(model), user)["unreadable"] == [str(model / "model-2.safetensors")]
+    model.chmod(0o700)
+    assert str(model) in _host.model(str(model), user)["unreadable"]
+    assert _host.model(str(model), "root")["unreadable"] == []
+
+
+def test_a_model_cut_off_while_copied(model: Path) -> None:
+    (model / "model-2.safetensors").unlink()
+    assert _host.model(str(model), "root")["absent"] == ["model-2.safetensors"]
+    (model / "model.safetensors.index.json").write_text("{")
+    assert _host.model(str(model), "root")["absent"] == ["model.safetensors.index.json (cannot be read)"]
+
+
+def test_models_that_are_none(model: Path) -> None:
+    missing = _host.model(str(model / "not" / "there"), "root")
+    assert (missing["kind"], missing["nearest"]) == ("missing", str(model))
+    assert _host.model(str(model / "config.json"), "root")["kind"] == "file"
+    (model / "config.json").write_text("[")
+    assert _host.model(str(model), "root")["config"].startswith("Expecting value")
+    (model / "config.json").write_text("[]")
+    assert _host.model(str(model), "root")["config"] == "not a JSON object"
+    (model / "config.json").unlink()
+    assert _host.model(str(model), "root")["config"] == "missing"
+    (model / "params.json").write_text("{}")
+    assert _host.model(str(model), "root")["config"] == "ok"
+
+
+def test_os_release(tmp_path: Path) -> None:
+    (tmp_path / "os-release").write_text("ID=debian\nVERSION_ID=\"12\"\n# no=thing\nPRETTY_NAME='Debian 12'\n")
+    found = _host.os_release([str(tmp_path / "missing"), str(tmp_path / "os-release")])
+    assert found == {"ID": "debian", "VERSION_ID": "12", "PRETTY_NAME": "Debian 12"}
+
+
+def test_the_space_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
+    here, there = _host.filesystem(str(tmp_path)), _host.filesystem(str(tmp_path / "a" / "b"))
+    assert there["nearest"] == str(tmp_path)
+    assert here["device"] == there["device"]
+    assert 0 < there["free"] <= there["total"]
+
+
+def test_python_version(tmp_path: Path) -> None:
+    assert _host.python_version(sys.executable) == (sys.version_info[:3], "")
+    assert _host.python_version(None) == (None, "")
+    assert _host.python_version(str(tmp_path / "python")) == (None, "not there")
+    assert _host.python_version("/bin/false") == (None, "exit status 1, no version printed")
+
+
+def test_unit_files(tmp_path: Path) -> None:
+    lib = tmp_path / "lib"
+    lib.mkdir()
+    (tmp_path / "alias").symlink_to(lib)
+    (lib / "a.service").touch()
+    (lib / "b.service").symlink_to("/dev/null")
+    folders = [str(lib), str(tmp_path / "alias"), str(tmp_path / "none")]
+    assert _host.unit_files("a.service", folders) == [str(lib / "a.service")]
+    assert _host.unit_files("b.service", folders) == [str(lib / "b.service")]
+    assert _host.unit_files("c.service", folders) == []
+
+
+def test_what_manifests_answer_for(tmp_path: Path) -> None:
+    entry = _manifest.Entry(path="/etc/systemd/system/a.service")
+    (tmp_path / "service.json").write_text(_manifest.serialise(_manifest.Manifest(entries={entry.path: entry})))
+    (tmp_path / "torn.json").write_text("{")
+    assert _host.manifest_files(str(tmp_path)) == [entry.path]
+    assert _host.manifest_files(str(tmp_path / "none")) == []
+
+
+def test_ceilings_of_this_machine() -> None:
+    hard = subprocess.run(["sh", "-c", "ulimit -Hn"], capture_output=True, text=True, check=True).stdout.strip()
+    files = _host.files_max()
+    assert files is not None
+    assert files > 0
+    assert hard == "unlimited" or int(hard) > 0
+    assert (_host.tasks_max() or 0) > 0
