@@ -81,6 +81,7 @@ _value:
     - V(backends), a list of V(name), V(servers), V(server_defaults), V(check), V(check_timeout), V(keep_alive)
       and V(standby).
     - V(binds), a list of V(name), V(address) and V(port), everything that the balancer opens.
+    - V(names), the addresses that have to be looked up, as they are host names.
   type: dict
 """
 

@@ -54,7 +54,7 @@ class Server(t.NamedTuple):
 
 
 def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> dict[str, t.Any]:
-    """Frontends, backends with their servers, and the ports bound; BalancerError names all that is wrong.
+    """Frontends, backends with their servers, ports bound and names to look up; BalancerError names all that is wrong.
 
     `backends` is a list of {host, address, instances (normalised)}, `health_check` a complete dictionary,
     `options` the role's: mode, standby, ports, bind_address, stats_port, slow_start, keep_alive.
@@ -71,6 +71,9 @@ def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> di
     standby_hosts = set(options["standby"])
     ports = _ports(groups, options)
     return {
+        "names": sorted(
+            {server.address for servers in groups.values() for server in servers if not _is_ip(server.address)}
+        ),
         "frontends": [
             {"name": name, "bind": _endpoint(options["bind_address"], ports[name]), "backend": name} for name in groups
         ],
@@ -298,20 +301,20 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or _is_any(one) or _is_any(other)
 
 
-def _is_any(address: str) -> bool:
+def _is_ip(address: str) -> bool:
     try:
-        return address == "*" or ipaddress.ip_address(address).is_unspecified
+        ipaddress.ip_address(address)
     except ValueError:
         return False
+    return True
+
+
+def _is_any(address: str) -> bool:
+    return address == "*" or (_is_ip(address) and ipaddress.ip_address(address).is_unspecified)
 
 
 def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+    return address == "localhost" or (_is_ip(address) and ipaddress.ip_address(address).is_loopback)
 
 
 def _is_port(value: object) -> bool:

@@ -115,6 +115,11 @@ def test_ipv6_is_bracketed() -> None:
     assert seen["backends"][0]["servers"][0]["endpoint"] == "[2001:db8::1]:8000"
 
 
+def test_only_names_have_to_be_looked_up() -> None:
+    hosts = [host("gpu1", address="gpu1.example.org"), host("gpu2", address="10.0.0.2"), host("gpu3", address="::1")]
+    assert view(hosts, complete(), options())["names"] == ["gpu1.example.org"]
+
+
 def test_one_frontend_for_each_name_one_server_for_each_host_that_has_it() -> None:
     hosts = [host("gpu1", instance("chat"), instance("embed", 8001)), host("gpu2", instance("chat"))]
     seen = view(hosts, complete(), options(ports={"chat": 80}))
