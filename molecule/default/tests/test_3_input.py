@@ -1,0 +1,114 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad input: a clear message, and nothing on the hosts changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, play
+
+from lab import client
+
+GOOD: dict[str, Any] = client.inventory()["_meta"]["hostvars"]["gpu1"]
+INSTANCE: dict[str, Any] = GOOD["vllm_instances"][0]
+
+
+def instances(**changes: Any) -> dict[str, Any]:
+    """The lab's instance with some keys changed."""
+    return {"vllm_instances": [{**INSTANCE, **changes}]}
+
+
+CASES = {
+    "two instances with one port": (
+        {"vllm_instances": [INSTANCE, {**INSTANCE, "name": "second", "gpus": []}]},
+        ["vllm_instances[1].port", "8000"],
+    ),
+    "unknown key": (instances(prot=8001), ["vllm_instances[0].prot", "did you mean port?"]),
+    "port 70000": (instances(port=70000), ["vllm_instances[0].port", "70000", "65535"]),
+    "model folder missing": (instances(model="/srv/no-such-model"), ["/srv/no-such-model"]),
+    "gpu_memory_utilization 1.5": (instances(gpu_memory_utilization=1.5), ["vllm_instances[0].gpu_memory_utilization", "1.5"]),
+    "health timeout not below its interval": ({"vllm_health_check": {"interval": 5, "timeout": 5}}, ["timeout", "interval"]),
+    "health path without a slash": ({"vllm_health_check": {"path": "health"}}, ["path", "health"]),
+    "matcher 600": ({"vllm_health_check": {"matcher": "600"}}, ["matcher", "600"]),
+    "a release below the security floor": ({"vllm_minimum_version": "99.0.0"}, ["99.0.0", "0.32.0"]),
+    "a target group that is not there": ({"vllm_target_groups": ["no-such-group"]}, ["no-such-group"]),
+    "disk too small": ({"vllm_release_bytes": 10**16}, ["disk", "/opt"]),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_bad_input_is_refused_before_anything_changes(case: str, untouched: None) -> None:
+    variables, words = CASES[case]
+    run = play(variables=variables)
+    assert run.failed, f"{case}: nothing failed"
+    assert not run.changed, run.changed
+    print(run.messages)
+    for word in words:
+        assert word in run.messages, run.messages
+    assert "Traceback" not in run.messages
+
+
+def test_a_port_that_another_program_holds(untouched: None) -> None:
+    client.on("gpu1", "systemd-run", "--unit=squatter", "python3", "-m", "http.server", "8111")
+    try:
+        client.wait_until(lambda: ":8111 " in client.on("gpu1", "ss", "-Hltn"), 20, "the squatter listens")
+        run = play("--limit", "gpu1", variables=instances(port=8111))
+    finally:
+        client.on("gpu1", "systemctl", "stop", "squatter")
+    assert run.failed
+    assert not run.changed
+    for word in ("8111", "python3", "gpu1" if "gpu1" in run.messages else "port"):
+        assert word in run.messages, run.messages
+
+
+def test_a_lock_with_one_flipped_digit(tmp_path: Path) -> None:
+    text = Path(GOOD["vllm_lock_file"].replace("{{ playbook_dir }}", str(ROOT))).read_text() if "{{" not in GOOD["vllm_lock_file"] else lab_lock().read_text()
+    place = text.rindex("sha256:") + len("sha256:")
+    flipped = tmp_path / "flipped.txt"
+    flipped.write_text(text[:place] + ("0" if text[place] != "0" else "1") + text[place + 1 :])
+    before = client.on("gpu1", "readlink", "/opt/vllm/current")
+    pid = client.on("gpu1", "systemctl", "show", "-P", "MainPID", "qwen3vl")
+    run = play("--limit", "gpu1", variables={"vllm_lock_file": str(flipped)})
+    assert run.failed
+    assert "hash" in run.messages.lower(), run.messages
+    assert client.on("gpu1", "readlink", "/opt/vllm/current") == before
+    assert client.on("gpu1", "systemctl", "show", "-P", "MainPID", "qwen3vl") == pid
+    assert client.on("gpu1", "ls", "/opt/vllm/releases").split() == [Path(before.strip()).name]
+
+
+def lab_lock() -> Path:
+    """The lock that the lab made for this machine."""
+    from lab.labkit import work
+
+    return Path(work.lock_file())
+
+
+def test_not_root(untouched: None) -> None:
+    run = play("--limit", "gpu1", variables={"ansible_become": True, "ansible_become_user": "nobody", "ansible_become_method": "ansible.builtin.su"})
+    assert run.failed
+    assert not run.changed
+    assert "root" in run.messages, run.messages
+
+
+def test_an_unsupported_distribution(untouched: None) -> None:
+    release = client.on("gpu1", "cat", "/etc/os-release")
+    client.on("gpu1", "sh", "-c", "printf 'ID=plan9\nVERSION_ID=4\nPRETTY_NAME=\"Plan 9\"\n' > /run/os-release && mount --bind /run/os-release /etc/os-release")
+    try:
+        run = play("--limit", "gpu1")
+    finally:
+        client.on("gpu1", "umount", "/etc/os-release")
+    assert client.on("gpu1", "cat", "/etc/os-release") == release
+    assert run.failed
+    assert not run.changed
+    assert "Plan 9" in run.messages or "plan9" in run.messages, run.messages
+
+
+def test_the_examples_in_the_inventories_parse() -> None:
+    for name in ("production", "staging"):
+        for file in (ROOT / "inventories" / name).rglob("*.yml"):
+            assert yaml.safe_load(file.read_text()) is not None, file

@@ -1,0 +1,58 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kill -9 of the API and of the engine: serving again, no orphan, few requests lost."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from lab import client
+
+
+@pytest.mark.parametrize(("host", "what"), [("gpu1", "api"), ("gpu2", "engine")])
+def test_a_killed_server_comes_back_and_leaves_no_orphan(lab: client.Lab, host: str, what: str) -> None:
+    before = set(client.processes(host))
+    with client.Stream(lab.url, lab.model) as stream:
+        time.sleep(1)
+        client.kill(host, what)
+        began = time.monotonic()
+        client.wait_until(lambda: not client.answers(lab.direct(host), lab.model, 3), 30, f"{host} goes away", 0.1)
+        client.wait_until(lambda: client.answers(lab.direct(host), lab.model, 5), 400, f"{host} serves again")
+        away = time.monotonic() - began
+    print(f"{what} on {host}: away {away:.0f} s, {len(stream.lost)} of {stream.asked} requests lost: {stream.lost}")
+    assert not before & set(client.processes(host)), "processes of before are left"
+    # what was in flight on the killed server is lost with it; the rest must reach the other host
+    assert len(stream.lost) <= 3, stream.lost
+    assert client.on(host, "systemctl", "is-active", "qwen3vl", check=False).strip() in ("active", "activating")
+
+
+def test_an_ordered_stop_is_not_undone_by_the_keeper(lab: client.Lab) -> None:
+    client.wait_until(lambda: client.on("gpu2", "systemctl", "is-active", "qwen3vl", check=False).strip() == "active", 300, "gpu2 is active")
+    client.on("gpu2", "systemctl", "stop", "qwen3vl")
+    try:
+        assert client.on("gpu2", "vllm-keeper", "check").count("stopped")
+        assert client.on("gpu2", "systemctl", "is-active", "qwen3vl", check=False).strip() == "inactive"
+        assert not client.processes("gpu2")
+        assert client.answers(lab.url, lab.model), "the other host serves meanwhile"
+    finally:
+        client.on("gpu2", "systemctl", "start", "qwen3vl", timeout=400)
+    assert client.answers(lab.direct("gpu2"), lab.model), "systemctl start returned before the model answered"
+
+
+def test_a_start_that_cannot_work_is_parked_with_the_reason(lab: client.Lab) -> None:
+    config = client.on("gpu2", "cat", "/etc/vllm/qwen3vl.yaml")
+    client.on("gpu2", "sh", "-c", "echo 'no-such-option: 1' >> /etc/vllm/qwen3vl.yaml")
+    try:
+        client.on("gpu2", "systemctl", "restart", "qwen3vl", check=False, timeout=400)
+        client.wait_until(lambda: "parked" in client.on("gpu2", "vllm-keeper", "status", check=False), 240, "gpu2 is parked")
+        assert client.on("gpu2", "vllm-keeper", "check", check=False) is not None
+        assert not client.processes("gpu2")
+        assert "argument" in client.on("gpu2", "vllm-keeper", "status", check=False)
+    finally:
+        client.on("gpu2", "sh", "-c", f"cat > /etc/vllm/qwen3vl.yaml <<'EOF'\n{config}EOF")
+    # a changed configuration un-parks by itself
+    client.on("gpu2", "systemctl", "start", "qwen3vl", timeout=400)
+    assert client.answers(lab.direct("gpu2"), lab.model)
