@@ -17,6 +17,8 @@ START_SLACK = 30
 STOP_SLACK = 30
 # An ALB keeps idle connections 60 s and answers 502 when the server closed one first.
 KEEP_ALIVE_SECONDS = 75
+# As of 2026-11-22, vLLM 0.32: options that have no other form (--no-...), and are false unless given.
+FLAGS = ("aggregate-engine-logging", "data-parallel-multi-port-external-lb", "disable-log-stats", "grpc", "headless")
 
 
 def derive(instance: Mapping[str, t.Any], model_root: str) -> dict[str, t.Any]:
@@ -82,8 +84,20 @@ def serve(instance: Mapping[str, t.Any]) -> dict[str, t.Any]:
         "max-model-len": instance["max_model_len"],
         "gpu-memory-utilization": instance["gpu_memory_utilization"],
         "shutdown-timeout": instance["drain_timeout"],
-        **copy.deepcopy(instance["extra_args"]),
+        **dict(said(name, value) for name, value in instance["extra_args"].items() if not unsaid(name, value)),
     }
+
+
+def said(name: str, value: t.Any) -> tuple[str, t.Any]:
+    """An option as the file must have it: vLLM 0.32 drops `x: false` without a word, but takes `no-x: true`."""
+    if value is False:
+        return (name[len("no-") :], True) if name.startswith("no-") else (f"no-{name}", True)
+    return name, copy.deepcopy(value)
+
+
+def unsaid(name: str, value: t.Any) -> bool:
+    """Whether saying nothing is the only way to say false."""
+    return value is False and name in FLAGS
 
 
 def environment(instance: Mapping[str, t.Any]) -> dict[str, str]:

@@ -258,17 +258,17 @@ def argument_name(key: object) -> str:
 
 
 def argument_value(_key: str, value: object) -> t.Any:
-    """What YAML and argparse both carry. Not shown: an extra argument may be private."""
-    value = defined(value)
-    if isinstance(value, str):
-        if value.lower() in ("true", "false"):
+    """What YAML, vLLM and argparse all carry. Not shown: an extra argument may be private."""
+    read = _json(value)
+    for item in read if isinstance(read, list) else [read]:
+        if isinstance(read, list) and (item is None or isinstance(item, (bool, list, dict))):
+            raise Wrong("a list that holds more than texts and numbers, which vLLM cannot take apart: write it flat")
+        if isinstance(item, str) and item.lower() in ("true", "false"):
             raise Wrong("a boolean in quotes, which vLLM takes for text: write it without quotes")
-        if re.match(r"-(?![0-9.])", value):
-            raise Wrong("text that starts with a dash, which vLLM takes for an option: write it another way")
-        if "\0" in value or not encodes(value):
-            raise Wrong("text that no file can hold: remove what is not text")
-        return value
-    return _json(value)
+        # What starts with a dash argparse takes for an option, and with a dot in it vLLM does: -1 alone goes through.
+        if isinstance(item, (str, int, float)) and re.match(r"-(?![0-9]+$)", str(item)):
+            raise Wrong("starts with a dash, so vLLM takes it for an option: write a whole number, or leave it out")
+    return read
 
 
 def _json(value: object) -> t.Any:

@@ -70,7 +70,7 @@ options:
   supported:
     description:
       - Distributions to accept in place of the collection's own list, C(ID) of C(/etc/os-release) to a list of
-        C(VERSION_ID), for example V({debian: ["12"]}).
+        C(VERSION_ID).
     type: dict
   disk:
     description: Space that will be used. What is wanted from one filesystem is added up.

@@ -107,10 +107,11 @@ def test_unit_files(tmp_path: Path) -> None:
 
 
 def test_what_manifests_answer_for(tmp_path: Path) -> None:
-    entry = _manifest.Entry(path="/etc/systemd/system/a.service")
-    (tmp_path / "service.json").write_text(_manifest.serialise(_manifest.Manifest(entries={entry.path: entry})))
+    entry = {"path": "/etc/systemd/system/a.service", "state": "file", "owes": ["systemd"], "before_remove": []}
+    document = {"version": _manifest.VERSION, "owed": [], "files": [{**entry, "secret": False, "made": False}]}
+    (tmp_path / "service.json").write_text(json.dumps(document))
     (tmp_path / "torn.json").write_text("{")
-    assert _host.manifest_files(str(tmp_path)) == [entry.path]
+    assert _host.manifest_files(str(tmp_path)) == [entry["path"]]
     assert _host.manifest_files(str(tmp_path / "none")) == []
 
 

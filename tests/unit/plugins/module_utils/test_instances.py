@@ -158,16 +158,19 @@ def test_limits(key: str, given: object, read: object) -> None:
 
 def test_extra_arguments_go_through_with_dashes() -> None:
     given = {
-        "enable_prefix_caching": False, "max-num_seqs": 4, "limit_mm_per_prompt": {"image": 2},
-        "compilation_config.pass_config": "x", "middleware": ["a", "b"], "seed": None, "rope-theta": -1.5,
+        "enable_prefix_caching": False, "disable_log_stats": False, "no_mm_processor": False, "max-num_seqs": 4,
+        "limit_mm_per_prompt": {"image": 2}, "compilation_config.pass_config": "x", "middleware": ["a", "b"],
+        "seed": None, "rope-theta": -1,
     }  # fmt: skip
     serve = one(extra_args=given)["serve"]
-    assert serve["enable-prefix-caching"] is False
+    assert serve["no-enable-prefix-caching"] is True, "vLLM drops `enable-prefix-caching: false`"
+    assert serve["mm-processor"] is True
+    assert not {"enable-prefix-caching", "disable-log-stats", "no-disable-log-stats"} & set(serve)
     assert serve["max-num-seqs"] == 4
     assert serve["limit-mm-per-prompt"] == {"image": 2}
     assert serve["compilation-config.pass_config"] == "x"
     assert serve["middleware"] == ["a", "b"]
-    assert serve["rope-theta"] == -1.5
+    assert serve["rope-theta"] == -1
     assert "seed" not in serve
     assert yaml.safe_load(yaml.safe_dump(serve)) == serve
 
@@ -271,6 +274,8 @@ def test_refusals_word_for_word(keys: dict[str, object], line: str) -> None:
         ("start_timeout", 5), ("drain_timeout", -1), ("api_key", ""), ("api_key", 5), ("api_key", "a\nb"),
         ("api_key", " a"), ("api_key", "ü"),
         ("extra_args", []), ("extra_args", {"--dtype": 1}), ("extra_args", {1: 1}), ("extra_args", {"x": "true"}),
+        ("extra_args", {"x": -1.5}), ("extra_args", {"x": [[1]]}), ("extra_args", {"x": [None]}),
+        ("extra_args", {"x": 10**400}), ("extra_args", {"x": ["-y"]}), ("extra_args", {"x": "-1e-7"}),
         ("extra_args", {"x": "--y"}), ("extra_args", {"x": float("inf")}), ("extra_args", {"api-key": "k"}),
         ("extra_args", {"gpu_memory_util": 0.5}), ("extra_args", {"shutdown_timeout": 5}),
         ("extra_args", {"x": {1: 2}}),

@@ -19,8 +19,8 @@ def instance(**keys: object) -> dict[str, t.Any]:
 
 
 def wanted(**keys: object) -> dict[str, t.Any]:
-    plain = {"instances": [instance()], "service_manager": "systemd", "supported": {}, "disk": [], "python": None}
-    return {**plain, "shm_bytes": _preflight.SHM_BYTES, **keys}
+    plain: dict[str, t.Any] = {"instances": [instance()], "service_manager": "systemd", "supported": {}, "disk": []}
+    return {**plain, "python": None, "shm_bytes": _preflight.SHM_BYTES, **keys}
 
 
 MODEL = {"nearest": "/m", "kind": "folder", "unreadable": [], "config": "ok", "weights": ["x.safetensors"],
