@@ -21,7 +21,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from labkit import hosts, image, machine, model, preflight, wheels
-from labkit.work import LabError, Workshop, cache_root
+from labkit.work import LabError, Workshop, cache_root, digest, file_digest
 
 
 class Bench:
@@ -83,6 +83,9 @@ class Bench:
         packages = model.package_mounts(self.shop, self.pip)
         tool = ((str(machine.uv()), "/srv/lab/bin/uv", "ro"),)
         models = ((str(model.folder(self.shop)), model.TARGET, "ro"),)
+        aws = digest(
+            *[file_digest(path) for path in [model.SOURCES / "aws" / name for name in ("moto.yml", "requirements.txt")]]
+        )
         wanted = {
             host.name: hosts.run_argv(
                 self.lab,
@@ -90,11 +93,13 @@ class Bench:
                 recipes[host.suite].tag,
                 self.limits,
                 (*packages, *(models if host.serves else tool)),
+                aws if host.aws else "",
             )
             for host in hosts.HOSTS
         }
         done = hosts.bring_up(self.shop, self.lab, wanted)
-        return {"changed": bool(done), "done": done}
+        moto = all(hosts.answers(self.lab, host.last_octet, hosts.MOTO_PORT) for host in hosts.HOSTS if host.aws)
+        return {"changed": bool(done), "done": done, "moto": moto}
 
     def down(self) -> dict[str, object]:
         done = hosts.take_down(self.shop, self.lab)

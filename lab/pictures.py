@@ -100,13 +100,16 @@ def _corners(rng: random.Random, count: int, x: float, y: float, radius: float) 
 
 
 def draw(rng: random.Random, width: int, height: int, colour: str | None = None, shape: str | None = None) -> Drawing:
-    """A plain picture, or a shape of one colour before a background that has no colour."""
+    """A plain picture, or a shape of one colour before a background that has none.
+
+    What is black, white or gray itself fills the whole picture: a black circle on white has two right answers.
+    """
     colour = colour or rng.choice(COLOURS)
-    shape = shape or rng.choice(SHAPES)
+    shape = "plain" if colour in BACKGROUNDS else shape or rng.choice(SHAPES)
     front = bytes(shade(rng, colour))
     if shape == "plain":
         return Drawing(width, height, colour, shape, front * (width * height))
-    back = bytes(shade(rng, rng.choice([name for name in BACKGROUNDS if name != colour])))
+    back = bytes(shade(rng, rng.choice(BACKGROUNDS)))
     radius = min(width, height) * rng.uniform(0.28, 0.48)
     x, y = rng.uniform(radius, width - radius), rng.uniform(radius, height - radius)
     corners = [] if shape == "circle" else _corners(rng, 4 if shape == "square" else 3, x, y, radius)
@@ -129,9 +132,7 @@ def png(drawing: Drawing) -> bytes:
 
     stride = 3 * drawing.width
     # each row begins with its filter; none is right for plain areas
-    rows = b"".join(
-        b"\0" + drawing.pixels[start : start + stride] for start in range(0, len(drawing.pixels), stride)
-    )
+    rows = b"".join(b"\0" + drawing.pixels[start : start + stride] for start in range(0, len(drawing.pixels), stride))
     header = struct.pack(">IIBBBBB", drawing.width, drawing.height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 6)) + chunk(b"IEND", b"")
 

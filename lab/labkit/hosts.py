@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Lab:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", lab.name):
             raise LabError(f"STEADFAST_LAB={lab.name}: not a name (small letters, digits, dashes)")
         if not re.fullmatch(r"\d{1,3}(\.\d{1,3}){2}", lab.network):
-            raise LabError(f"STEADFAST_LAB_NETWORK={lab.network}: give the first three numbers of a network, as 10.87.42")
+            raise LabError(f"STEADFAST_LAB_NETWORK={lab.network}: give three numbers of a network, as 10.87.42")
         return lab
 
 
@@ -51,13 +52,15 @@ class Host:
     suite: str
     last_octet: int
     serves: bool = False
+    aws: bool = False
 
 
+MOTO_PORT = 5000
 HOSTS = (
     Host("lb1", "trixie", 10),
     Host("gpu1", "bookworm", 11, serves=True),
     Host("gpu2", "bookworm", 12, serves=True),
-    Host("aws1", "trixie", 20),
+    Host("aws1", "trixie", 20, aws=True),
 )
 
 
@@ -77,8 +80,11 @@ class Limits:
 Mounts = tuple[tuple[str, str, str], ...]
 
 
-def run_argv(lab: Lab, host: Host, image: str, limits: Limits, mounts: Mounts) -> list[str]:
-    """The command that makes a host. Its digest is kept as a label, so that a change makes the host anew."""
+def run_argv(lab: Lab, host: Host, image: str, limits: Limits, mounts: Mounts, content: str = "") -> list[str]:
+    """The command that makes a host. Its digest is kept as a label, so that a change makes the host anew.
+
+    CONTENT stands for what the lab itself puts on the host afterwards.
+    """
     options = [
         f"--name={lab.container(host.name)}",
         f"--hostname={host.name}",
@@ -99,7 +105,7 @@ def run_argv(lab: Lab, host: Host, image: str, limits: Limits, mounts: Mounts) -
         *[f"--volume={source}:{target}:{mode}" for source, target, mode in mounts],
         f"--label=steadfast.lab={lab.name}",
     ]
-    label = digest(options, image)
+    label = digest(options, image, content)
     return ["podman", "--runtime=runc", "run", "--detach", *options, f"--label=steadfast.spec={label}", image]
 
 
@@ -216,9 +222,8 @@ def await_boot(name: str) -> None:
     state = "unknown"
     while time.monotonic() < deadline:
         try:
-            state = run(
-                ["podman", "exec", name, "sh", "-c", "systemctl is-system-running 2>/dev/null || true"], "asking systemd"
-            ).strip()
+            asked = "systemctl is-system-running 2>/dev/null || true"
+            state = run(["podman", "exec", name, "sh", "-c", asked], f"asking systemd of {name}").strip()
         except LabError as problem:
             state = str(problem).splitlines()[-1]
         if state == "running":
@@ -231,6 +236,14 @@ def await_boot(name: str) -> None:
         f"{name} does not boot ({state})",
     )
     raise LabError(f"{name}: systemd says {state} after {BOOT_SECONDS} s at most:\n{failed}")
+
+
+def answers(lab: Lab, last_octet: int, port: int) -> bool:
+    try:
+        with socket.create_connection((f"{lab.network}.{last_octet}", port), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def take_down(shop: Workshop, lab: Lab) -> list[str]:

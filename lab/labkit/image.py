@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,15 +14,39 @@ from . import machine
 from .work import LabError, Workshop, digest, run
 
 PACKAGES = (
-    "systemd systemd-sysv dbus libpam-systemd python3 python3-apt python3-venv sudo cron curl ca-certificates "
-    "iproute2 iputils-ping procps debian-archive-keyring"
-).split()
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "libpam-systemd",
+    "python3",
+    "python3-apt",
+    "python3-venv",
+    "sudo",
+    "cron",
+    "curl",
+    "ca-certificates",
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "debian-archive-keyring",
+)
 # what has no meaning in a container, or would run apt behind a test's back
 MASKED = (
-    "getty@tty1.service console-getty.service getty.target systemd-udevd.service systemd-udev-trigger.service "
-    "systemd-networkd-wait-online.service systemd-firstboot.service apt-daily.timer apt-daily-upgrade.timer "
-    "e2scrub_all.timer fstrim.timer sys-kernel-debug.mount sys-kernel-tracing.mount systemd-modules-load.service"
-).split()
+    "getty@tty1.service",
+    "console-getty.service",
+    "getty.target",
+    "systemd-udevd.service",
+    "systemd-udev-trigger.service",
+    "systemd-networkd-wait-online.service",
+    "systemd-firstboot.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-modules-load.service",
+)
 WHEELHOUSE = "/srv/lab/wheelhouse"
 UV_CACHE = "/srv/lab/uv-cache"
 
@@ -36,8 +61,8 @@ class Recipe:
 
     suite: str
     files: dict[str, str]
-    packages: tuple[str, ...] = tuple(PACKAGES)
-    masked: tuple[str, ...] = tuple(MASKED)
+    packages: tuple[str, ...] = PACKAGES
+    masked: tuple[str, ...] = MASKED
     version: int = 1
 
     @property
@@ -134,8 +159,9 @@ def build(shop: Workshop, wanted: Recipe) -> str:
         tar = work / "image.tar"
         argv = [
             # its mounts and processes live in their own namespaces and end with this process, however it ends
-            *"setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc".split(),
-            *"mmdebstrap --quiet --variant=apt --mode=root --format=tar --skip=cleanup/apt/lists".split(),
+            *["setpriv", "--pdeathsig", "KILL"],
+            *["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
+            *["mmdebstrap", "--quiet", "--variant=apt", "--mode=root", "--format=tar", "--skip=cleanup/apt/lists"],
             "--include=" + ",".join(wanted.packages),
             '--aptopt=Acquire::Languages "none"',
             *[f"--aptopt={line}" for line in wanted.files["etc/apt/apt.conf.d/90lab"].splitlines()],
@@ -155,8 +181,6 @@ def build(shop: Workshop, wanted: Recipe) -> str:
 
 
 def _environment(tmp: Path) -> dict[str, str]:
-    import os
-
     return {**os.environ, "TMPDIR": str(tmp), "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 

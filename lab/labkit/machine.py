@@ -61,7 +61,12 @@ def _local(address: str) -> bool:
 
 def read_pip() -> Pip:
     home = Path.home()
-    places = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), home / ".pip/pip.conf", home / ".config/pip/pip.conf"]
+    places = [
+        Path("/etc/xdg/pip/pip.conf"),
+        Path("/etc/pip.conf"),
+        home / ".pip/pip.conf",
+        home / ".config/pip/pip.conf",
+    ]
     if os.environ.get("PIP_CONFIG_FILE"):
         places.append(Path(os.environ["PIP_CONFIG_FILE"]))
     return pip_settings([place.read_text() for place in places if place.is_file()], os.environ)

