@@ -11,12 +11,14 @@ import os
 import platform
 import pwd
 import re
-import subprocess
 import typing as t
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _preflight, _sockets
+
+# argv -> (exit status, standard output, standard error); raises OSError where there is no such program.
+Runner = t.Callable[[list[str]], tuple[int, str, str]]
 
 UNIT_FOLDERS = (
     "/etc/systemd/system",
@@ -31,11 +33,11 @@ STRANGER = 65534
 FILES_LOOKED_AT = 2000
 
 
-def look(wanted: Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Everything that the checks of the host stage ask for."""
+def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
+    """Everything that the checks of the host stage ask for; `run` runs a command."""
     instances = wanted["instances"]
     our_files = manifest_files(wanted["manifest_directory"])
-    version, python_error = python_version(wanted["python"])
+    version, python_error = python_version(wanted["python"], run)
     euid = os.geteuid()
     return {
         "euid": euid,
@@ -141,28 +143,20 @@ def filesystem(path: str) -> dict[str, t.Any]:
     }
 
 
-def python_version(path: str | None) -> tuple[tuple[int, ...] | None, str]:
+def python_version(path: str | None, run: Runner) -> tuple[tuple[int, ...] | None, str]:
     """The version of an interpreter, or why it has none."""
     if not path:
         return None, ""
-    program = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
     try:
-        done = subprocess.run(
-            [path, "-I", "-c", program],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        status, output, _errors = run([path, "-I", "-c", "import sys; print(*sys.version_info[:3], sep='.')"])
     except FileNotFoundError:
         return None, "not there"
-    except (OSError, subprocess.SubprocessError) as failure:
+    except OSError as failure:
         return None, str(failure)
-    version = done.stdout.strip()
-    if done.returncode == 0 and re.fullmatch(r"\d+(\.\d+)+", version):
+    version = output.strip()
+    if status == 0 and re.fullmatch(r"\d+(\.\d+)+", version):
         return tuple(int(part) for part in version.split(".")), ""
-    return None, f"exit status {done.returncode}, no version printed"
+    return None, f"exit status {status}, no version printed"
 
 
 def model(path: str, user: str) -> dict[str, t.Any]:

@@ -244,7 +244,8 @@ def wanted(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     plan = wanted(module.params)
-    findings = _preflight.judge(plan["stage"], plan, _host.look(plan))
+    seen = _host.look(plan, lambda argv: module.run_command(argv, handle_exceptions=False))
+    findings = _preflight.judge(plan["stage"], plan, seen)
     problems, hints = _preflight.told(findings, "error"), _preflight.told(findings, "warning")
     for line in hints.splitlines():
         module.warn(line)

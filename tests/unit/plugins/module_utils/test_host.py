@@ -87,11 +87,16 @@ def test_the_space_of_a_path_that_is_not_there_yet(tmp_path: Path) -> None:
     assert 0 < there["free"] <= there["total"]
 
 
+def run(argv: list[str]) -> tuple[int, str, str]:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
 def test_python_version(tmp_path: Path) -> None:
-    assert _host.python_version(sys.executable) == (sys.version_info[:3], "")
-    assert _host.python_version(None) == (None, "")
-    assert _host.python_version(str(tmp_path / "python")) == (None, "not there")
-    assert _host.python_version("/bin/false") == (None, "exit status 1, no version printed")
+    assert _host.python_version(sys.executable, run) == (sys.version_info[:3], "")
+    assert _host.python_version(None, run) == (None, "")
+    assert _host.python_version(str(tmp_path / "python"), run) == (None, "not there")
+    assert _host.python_version("/bin/false", run) == (None, "exit status 1, no version printed")
 
 
 def test_unit_files(tmp_path: Path) -> None:

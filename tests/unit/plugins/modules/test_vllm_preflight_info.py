@@ -122,3 +122,10 @@ def test_bad_options_are_told_without_a_traceback() -> None:
     result = run(instances=[{"name": "a", "port": 1, "model_source": "path"}])
     assert "model_path" in result["msg"]
     assert run(stage="moon")["msg"].startswith("value of stage must be one of: host")
+
+
+def test_an_interpreter_is_asked_for_its_version(tmp_path: Path) -> None:
+    (finding,) = findings(run(python=str(tmp_path / "python")), "python")
+    assert finding["evidence"] == f"{tmp_path}/python: not there"
+    (finding,) = findings(run(python=sys.executable), "python")
+    assert ".".join(map(str, sys.version_info[:3])) in finding["evidence"]
