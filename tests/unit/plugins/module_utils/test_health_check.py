@@ -186,4 +186,4 @@ def test_no_input_is_a_traceback(settings: t.Any) -> None:
 def test_a_matcher_names_just_its_codes(ranges: list[tuple[int, int]]) -> None:
     spans = [(first, min(first + more, 999)) for first, more in ranges]
     text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-    assert rules.codes(text) == {code for first, last in spans for code in range(first, last + 1)}
+    assert rules.codes(text) == frozenset(code for first, last in spans for code in range(first, last + 1))

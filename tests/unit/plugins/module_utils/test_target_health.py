@@ -25,7 +25,7 @@ GROUP: dict[str, t.Any] = {
         "matcher": "200",
     },
 }
-_MODEL = botocore.session.get_session().get_service_model("elbv2").shape_for("TargetHealth")
+_MODEL: t.Any = botocore.session.get_session().get_service_model("elbv2").shape_for("TargetHealth")
 EVERY_REASON = _MODEL.members["Reason"].enum
 EVERY_STATE = _MODEL.members["State"].enum
 
@@ -167,8 +167,13 @@ class Clock:
 def test_a_wait_ends_in_time_and_asks_ever_less_often(timeout: int, settle: int) -> None:
     clock = Clock()
     asked: list[float] = []
+
+    def not_yet() -> bool:
+        asked.append(clock.now - 1000)
+        return False
+
     assert not health.wait_until(
-        lambda: bool(asked.append(clock.now - 1000)), timeout, clock.time, clock.sleep, min(settle, timeout)
+        not_yet, timeout, clock.time, clock.sleep, min(settle, timeout)
     )
     assert asked[0] == min(settle, timeout)
     assert asked[-1] == pytest.approx(timeout)
