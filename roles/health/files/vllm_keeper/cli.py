@@ -173,7 +173,9 @@ def _each(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int
         try:
             one = context.build(options.config_dir, options.state_dir, name, log, runner=runner)
         except config.ConfigError as error:
-            log.error(str(error))
+            log.instance = log.unit = ""
+            if options.verb == "check":
+                log.error(str(error))
             codes.append(exits.CONFIG)
             found.append(
                 {

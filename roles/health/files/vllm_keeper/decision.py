@@ -120,8 +120,8 @@ def _after_failure(starts: Sequence[st.Start], settings: GateSettings, facts: Ga
     if _bad_argument(last):
         return GateDecision(
             PARK,
-            f"`vllm serve` refused its arguments (exit status 2; {last.reason or 'see the logs'}): a restart cannot "
-            "mend that; correct the configuration and it may start again",
+            f"`vllm serve` refused its arguments ({last.reason or 'exited with status 2'}): a restart cannot mend that; "
+            "correct the configuration and it may start again",
             cause="bad_argument",
         )
     count = failures_in_window(starts, settings, facts.now)
@@ -255,7 +255,7 @@ def decide_before_probe(seen: Observation) -> Decision | None:
         (seen.intent == "stop", "draining", NONE, "a stop is under way"),
         (seen.intent in ("start", "restart"), "starting", NONE, f"a {seen.intent} is under way"),
         (seen.phase == STOPPING, "draining", NONE, f"it is being stopped ({seen.detail})"),
-        (idle and bool(seen.parked), "parked", NONE, f"parked: {seen.parked}"),
+        (idle and bool(seen.parked), "parked", NONE, seen.parked),
         (bool(seen.parked), "parked", NONE, f"parked while it runs: {seen.parked}"),
         (idle and seen.stopped_on_purpose, "stopped", NONE, "stopped on purpose"),
         (idle and bool(seen.job), "starting", NONE, f"a {seen.job} job of the manager is under way"),

@@ -8,9 +8,13 @@ Its own trouble never keeps a server from starting: only a parked instance does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from vllm_keeper import decision as d
 from vllm_keeper import exits, processes
@@ -25,10 +29,55 @@ LEFTOVER_LIMIT = 30.0
 
 def gate(context: Context, dice: Callable[[], float] = random.random, kill: bool = True) -> int:
     try:
-        return _gate(context, dice(), kill)
+        with _told_to_stop():
+            return _gate(context, dice(), kill)
+    except _CalledOffError:
+        return _called_off(context)
     except (st.StateError, ManagerError) as error:
         context.log.warning(f"starting without back-off: {error}")
         return exits.OK
+
+
+class _CalledOffError(Exception):
+    """SIGTERM: the manager ends this start while it is held back."""
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; what follows is to be written in peace
+        raise _CalledOffError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _called_off(context: Context) -> int:
+    """systemd runs neither ExecStop nor ExecStopPost for a start that it ends here, so the wish is recorded here."""
+    try:
+        job, down = context.manager.job(), context.manager.host_going_down()
+    except ManagerError as error:
+        context.log.warning(f"whether somebody asked for the stop is unknown: {error}")
+        job, down = "", False
+
+    def change(state: st.State, now: Moment) -> None:
+        state.waiting = None
+        if job == "stop":
+            state.stopped = st.Stopped(now, st.SHUTDOWN if down else st.PURPOSE)
+            state.intent = None
+        elif job == "restart":
+            state.intent = st.Intent("restart", now)
+
+    context.try_update(change)
+    context.log.info("the start was called off")
+    return exits.OK
 
 
 def _gate(context: Context, dice: float, kill: bool) -> int:

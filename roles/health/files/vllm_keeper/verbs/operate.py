@@ -12,7 +12,7 @@ from vllm_keeper import exits
 from vllm_keeper import state as st
 from vllm_keeper.clock import Moment, duration
 from vllm_keeper.context import Context
-from vllm_keeper.managers import Observed
+from vllm_keeper.managers import ManagerError, Observed
 from vllm_keeper.managers.base import Completed
 
 MARGIN = 60.0
@@ -139,14 +139,17 @@ def _ended(context: Context, done: Completed) -> int:
 
 def park(context: Context, reason: str) -> int:
     name = context.instance.name
-    observed = context.manager.observe()
 
     def change(state: st.State, now: Moment) -> None:
         state.parked = st.Parked(now, "operator", context.log.clean(reason))
 
     context.update(change)
-    running = observed.phase in (d.RUNNING, d.STARTING)
-    hint = f"; it still runs, and is not repaired while parked (vllm-keeper stop {name} ends it)" if running else ""
+    hint = ""
+    try:
+        if context.manager.observe().phase in (d.RUNNING, d.STARTING):
+            hint = f"; it still runs, and is not repaired while parked (vllm-keeper stop {name} ends it)"
+    except ManagerError as error:
+        hint = f"; whether it runs is unknown: {error}"
     context.log.result(f"{name}: parked: {reason}{hint}", "notice")
     return exits.OK
 

@@ -132,7 +132,9 @@ class _Wait:
 def _gone(context: Context, pid: int | None, stop: threading.Event) -> int:
     if stop.wait(0.5):  # the main process and we are told to stop at the same moment, in any order
         return _called_off(context)
-    return _fail(context, f"the main process{f' {pid}' if pid else ''} ended before it was ready")
+    # Not remembered as the reason: ExecStopPost knows how it ended.
+    context.log.error(f"not ready: the main process{f' {pid}' if pid else ''} ended")
+    return exits.BAD
 
 
 def _called_off(context: Context) -> int:

@@ -41,7 +41,7 @@ def status(context: Context) -> dict[str, Any]:
         decision = d.Decision("starting", d.NONE, f"{decision.reason}, a first completion is awaited")
     now = context.clock.now()
     since = _since(decision.verdict, state)
-    starts = d.relevant(state.starts, "")
+    starts = d.relevant(state.starts, context.gate_facts(context.definition()).config)
     out.update(
         verdict=decision.verdict,
         healthy=decision.verdict == "healthy",
