@@ -91,7 +91,7 @@ def render(seen: dict[str, t.Any], folder: Path, **variables: t.Any) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    return template.render(
+    text: str = template.render(
         {
             **defaults,
             "view": seen,
@@ -100,6 +100,7 @@ def render(seen: dict[str, t.Any], folder: Path, **variables: t.Any) -> str:
             **variables,
         }
     )
+    return text
 
 
 class Answers(ThreadingHTTPServer):
@@ -139,8 +140,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Answers
 
     def setup(self) -> None:
-        self.timeout = self.server.keep_alive
         super().setup()
+        self.connection.settimeout(self.server.keep_alive)
         self.server.connections.add(self.connection)
 
     def finish(self) -> None:
