@@ -38,6 +38,9 @@ def markdown(text: str) -> str:
         if kind in "LR":
             label, _sep, target = content.partition(",")
             return f"[{label.strip()}]({target.strip()})" if kind == "L" else label.strip()
+        if kind in ("O", "RV"):
+            # Whose option it is (fqcn#type: before, #type after the name) is clear from the page.
+            content = re.sub(r"^[\w.]+#\w+:|#\w+(?==|$)", "", content)
         return reference(content) if kind in "MP" else f"`{content}`"
 
     return MARKUP.sub(replace, text).replace("HORIZONTALLINE", "\n---\n")

@@ -22,6 +22,7 @@ def test_the_reference_pages_are_current() -> None:
         ("M(steadfast.vllm.managed_files)", "[steadfast.vllm.managed_files](../modules/managed_files.md)"),
         ("P(steadfast.vllm.service#role)", "[steadfast.vllm.service](../roles/service.md)"),
         ("M(ansible.builtin.copy)", "`ansible.builtin.copy`"),
+        ("O(_input[].env#filter) O(a.b.c#module:wait=true)", "`_input[].env` `wait=true`"),
         ("HTTP(S) stays", "HTTP(S) stays"),
     ],
 )
