@@ -143,6 +143,7 @@ class Environment:
     def busy(self) -> set[str]:
         """Releases that a running process has open as program, working directory or library."""
         prefix = os.path.realpath(self.releases) + "/"
+        through_current = (os.path.realpath(self.root) + "/current/", f"{self.root}/current/")
         found: set[str] = set()
         for process in (entry for entry in os.listdir("/proc") if entry.isdigit()):
             paths = []
@@ -155,7 +156,11 @@ class Environment:
                 # a release's python is a link to the system's, so exe does not tell
                 words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
                 paths += [os.fsdecode(word) for word in words[:2]]
-            found.update(path[len(prefix) :].split("/")[0] for path in paths if path.startswith(prefix))
+            mine = {path[len(prefix) :].split("/")[0] for path in paths if path.startswith(prefix)}
+            if not mine and any(path.startswith(through_current) for path in paths):
+                # Started through `current`, from whichever release that was then: none may go.
+                mine = {release.name for release in self.known()}
+            found |= mine
         return found
 
     # the whole of it

@@ -148,6 +148,7 @@ def explain(err: Exception, model: dict[str, Any], token: str) -> str:
         "RepositoryNotFoundError": f"{name}: no such model on the hub, or private and vllm_hub_token may not read it",
         "RevisionNotFoundError": f"{name} has no revision {revision}",
         "LocalEntryNotFoundError": f"{name}: the hub could not be reached",
+        "PermissionError": f"{model['path']}: the service's user may not write there: make its folder the user's own",
         "HFValidationError": f"{name} is not a hub id",
     }
     kinds = [kind.__name__ for kind in type(err).__mro__]

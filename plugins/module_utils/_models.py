@@ -91,6 +91,8 @@ class Models:
             raise Problem(f"user: {request.user} is not on the host; role vllm makes it") from err
         if not os.access(request.python, os.X_OK):
             raise Problem(f"python: {request.python} is not on the host; it comes with vLLM's release")
+        for model in missing:
+            _make_root(Path(model["path"]).parents[1], account)
         work = {"models": missing, "endpoint": request.endpoint, "token": request.token, "ignore": request.ignore}
         variables = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -125,3 +127,14 @@ class Models:
             raise Problem(_releases.redact(str(answer["failed"]), {**request.environment, "TOKEN": request.token}))
         fetched: dict[str, dict[str, Any]] = answer["fetched"]
         return fetched
+
+
+def _make_root(path: Path, account: pwd.struct_passwd) -> None:
+    """Make the folder of all models where only root may. Where the user may, it does it itself, so that root follows
+    no link of the user's."""
+    if path.exists():
+        return
+    above = next(parent for parent in path.parents if parent.exists())
+    if above.stat().st_uid == 0:
+        path.mkdir(parents=True)
+        os.chown(path, account.pw_uid, account.pw_gid)
