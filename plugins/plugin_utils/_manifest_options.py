@@ -120,7 +120,7 @@ def _files_problems(files: list[Any], directory: str) -> list[str]:
             found.append(
                 f"{place}.path: {path} lies in {directory}, where the manifests are kept: choose another place"
             )
-        if parent(path) in plain:
+        if path != "/" and parent(path) in plain:
             found.append(f"{place}.path: {path} would lie in {parent(path)}, which is listed as a file")
     return found
 
@@ -179,13 +179,11 @@ def _path_problems(path: Any, place: str) -> list[str]:
         return [f"{place}: {path} is relative: give an absolute path"]
     if "\0" in path or "\n" in path:
         return [f"{place}: {path!r} holds a control character"]
-    if path == "/" or os.path.normpath(path) != path:
-        return (
-            [f"{place}: {path} is not in its plain form: write {os.path.normpath(path)}"]
-            if path != "/"
-            else [f"{place}: / is not for managed_files to manage"]
-        )
-    return []
+    if not path.strip("/"):
+        return [f"{place}: / is not for managed_files to manage"]
+    # normpath keeps two slashes at the beginning.
+    plain = "/" + os.path.normpath(path).lstrip("/")
+    return [] if path == plain else [f"{place}: {path} is not in its plain form: write {plain}"]
 
 
 def _mode_problems(mode: Any, place: str) -> list[str]:
