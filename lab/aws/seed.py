@@ -76,7 +76,7 @@ class Account:
         missing = sorted(set(addresses) - {row["Target"]["Id"] for row in known})
         if missing:
             # outside the VPC's own block, as addresses behind a peering are
-            targets = [{"Id": address, "Port": PORT, "AvailabilityZone": "all"} for address in missing]
+            targets: Any = [{"Id": address, "Port": PORT, "AvailabilityZone": "all"} for address in missing]
             self.elb.register_targets(TargetGroupArn=group, Targets=targets)
             self.made.append(f"targets {', '.join(missing)}")
 
@@ -90,7 +90,7 @@ class Account:
 
     def listener(self, balancer: str, group: str) -> None:
         if not self.elb.describe_listeners(LoadBalancerArn=balancer)["Listeners"]:
-            action = {"Type": "forward", "TargetGroupArn": group}
+            action: Any = {"Type": "forward", "TargetGroupArn": group}
             self.elb.create_listener(LoadBalancerArn=balancer, Protocol="HTTP", Port=80, DefaultActions=[action])
             self.made.append("listener 80")
 

@@ -87,7 +87,7 @@ def apt_sources(suite: str, targets: str, here: str, override: str | None = None
 
     TARGETS is the output of `apt-get indextargets` as "URI RELEASE" lines, HERE this machine's code name.
     """
-    address = {}
+    address: dict[str, str] = {}
     for line in targets.splitlines():
         uri, _, release = line.strip().partition(" ")
         if release and "debian" in uri:

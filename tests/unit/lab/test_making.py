@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tomllib
 from labkit import image, machine, model, wheels
-from labkit.work import LabError, Workshop
+from labkit.work import LabError, Workshop, digest
 
 HOOK = (wheels.SOURCES / f"{wheels.HOOK}.py").read_text()
 
@@ -57,7 +57,7 @@ def test_a_lock_stays_until_what_it_depends_on_changes(tmp_path: Path) -> None:
     inputs: dict[str, object] = {"vllm": "1"}
     assert not wheels.locked(shop, inputs)
     wheels.lock_file(shop).parent.mkdir(parents=True, exist_ok=True)
-    wheels.lock_file(shop).write_text(f"# {wheels.digest(inputs)}\nvllm==1\n")
+    wheels.lock_file(shop).write_text(f"# {digest(inputs)}\nvllm==1\n")
     assert wheels.locked(shop, inputs)
     assert not wheels.locked(shop, {"vllm": "2"})
 
