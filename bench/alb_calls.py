@@ -124,6 +124,7 @@ def main() -> None:
                 "protocol": "http",
                 "port": 8000,
                 "vpc_id": vpc,
+                "health_check_protocol": "http",
                 "health_check_path": "/health",
                 "modify_targets": False,
                 "state": "present",
