@@ -312,3 +312,19 @@ def test_a_model_given_by_path_is_only_checked(hub: FakeHub, models: Path, envir
     (models / "mine" / "config.json").write_text("{}", encoding="utf-8")
     assert have(hub, models, environment, **mine)["changed"] is False
     assert hub.requests == []
+
+
+def test_the_models_folder_is_made_for_the_user_where_only_root_may(
+    hub: FakeHub, folder: Path, environment: Path
+) -> None:
+    root = Path(tempfile.mkdtemp(prefix="srv-", dir=folder)) / "models"
+    root.parent.chmod(0o755)
+    assert have(hub, root, environment)["changed"]
+    assert root.owner() == USER and (root / "org--tiny" / "main" / "config.json").exists()
+
+
+def test_a_folder_that_the_user_may_not_write_is_named(hub: FakeHub, folder: Path, environment: Path) -> None:
+    root = Path(tempfile.mkdtemp(prefix="closed-", dir=folder))
+    root.chmod(0o755)
+    with pytest.raises(Problem, match="the service's user may not write there"):
+        have(hub, root, environment)
