@@ -127,7 +127,7 @@ class ActionModule(ActionBase):
         if rendered is None:
             return b""
         if not isinstance(rendered, str):
-            kind = type(rendered).__name__
+            kind = _manifest_options.kind_of(rendered)
             raise Refused(
                 f"{place}: {name} ({path}) renders to a {kind}, not to text: end its expression with to_json or string"
             )

@@ -89,9 +89,10 @@ def write_beside(
             os.fsync(descriptor)
         if label is not None:
             label(temporary, path)
-    except OSError:
+    except OSError as error:
         remove_quietly(temporary)
-        raise
+        # Writing to a full disk fails without saying where.
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def move_into_place(path: str) -> None:

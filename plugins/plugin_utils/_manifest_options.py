@@ -166,10 +166,16 @@ def _file_problems(item: Mapping[str, Any], place: str) -> list[str]:
     return found
 
 
+def kind_of(value: Any) -> str:
+    """The kind of a value in the words of YAML; Ansible has its own classes for most."""
+    kinds = ((bool, "boolean"), (dict, "map"), (list, "list"), ((int, float), "number"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
+
+
 def _text_problems(value: Any, place: str) -> list[str]:
     if isinstance(value, str):
         return []
-    return [f"{place}: a {type(value).__name__} is not text: end the expression with to_json, to_nice_yaml or string"]
+    return [f"{place}: a {kind_of(value)} is not text: end the expression with to_json, to_nice_yaml or string"]
 
 
 def _path_problems(path: Any, place: str) -> list[str]:

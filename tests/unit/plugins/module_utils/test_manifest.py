@@ -34,13 +34,13 @@ manifests = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(manifests)
 def test_what_is_written_is_read(manifest: Manifest) -> None:
     assert _manifest.parse(_manifest.serialise(manifest)) == manifest
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(manifests, st.integers(min_value=0))
 def test_a_torn_manifest_is_garbled_and_never_half_believed(manifest: Manifest, cut: int) -> None:
     text = _manifest.serialise(manifest)
@@ -50,7 +50,7 @@ def test_a_torn_manifest_is_garbled_and_never_half_believed(manifest: Manifest, 
             _manifest.parse(torn)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(0, 1) | words,

@@ -92,7 +92,7 @@ def take(host: dict[str, Actual], steps: tuple[Step, ...], desired: tuple[Desire
     return with_children(host)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(lists, manifests, hosts())
 def test_a_second_run_has_nothing_to_do(
     desired: tuple[Desired, ...], manifest: Manifest, host: dict[str, Actual]
@@ -103,7 +103,7 @@ def test_a_second_run_has_nothing_to_do(
     assert again.final == first.final
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(lists, manifests, hosts())
 def test_everything_listed_stands_as_listed(
     desired: tuple[Desired, ...], manifest: Manifest, host: dict[str, Actual]
@@ -114,7 +114,7 @@ def test_everything_listed_stands_as_listed(
         assert (now.kind, now.mode, now.uid, now.gid, now.digest) == (item.state, item.mode, 0, 0, item.digest)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(lists, manifests, hosts())
 def test_only_what_the_manifest_knew_and_nobody_lists_is_removed(
     desired: tuple[Desired, ...], manifest: Manifest, host: dict[str, Actual]
@@ -131,7 +131,7 @@ def test_only_what_the_manifest_knew_and_nobody_lists_is_removed(
     assert set(host) - set(take(host, decided.steps, desired)) == removed
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(lists, manifests, hosts())
 def test_what_is_written_ahead_covers_old_and_new(
     desired: tuple[Desired, ...], manifest: Manifest, host: dict[str, Actual]
@@ -144,7 +144,7 @@ def test_what_is_written_ahead_covers_old_and_new(
     assert decided.ahead.owed == decided.final.owed == manifest.owed | owes
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(lists, manifests, hosts(), st.integers(min_value=0, max_value=20))
 def test_a_kill_between_any_two_steps_is_mended(
     desired: tuple[Desired, ...], manifest: Manifest, host: dict[str, Actual], killed_after: int
@@ -157,7 +157,7 @@ def test_a_kill_between_any_two_steps_is_mended(
     assert second.final.entries == whole.final.entries
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(lists, lists, manifests, hosts(), st.integers(min_value=0, max_value=20))
 def test_after_a_kill_another_list_still_removes_what_was_written(
     desired: tuple[Desired, ...],
@@ -176,7 +176,7 @@ def test_after_a_kill_another_list_still_removes_what_was_written(
     assert {name for step in done for name in step.owes} <= second.final.owed
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(lists, manifests, hosts(), st.integers(min_value=0, max_value=20))
 def test_after_an_error_only_what_was_done_is_owed_and_nothing_is_forgotten(
     desired: tuple[Desired, ...], manifest: Manifest, host: dict[str, Actual], failed_after: int

@@ -14,10 +14,11 @@ from ansible_collections.steadfast.vllm.plugins.action.managed_files import pack
 from ansible_collections.steadfast.vllm.plugins.modules import managed_files
 from ansible_collections.steadfast.vllm.plugins.modules.managed_files import Accounts, items_of, unpack
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _manifest_options
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.none() | st.binary()))
 def test_contents_arrive_byte_for_byte(contents: list[bytes | None]) -> None:
     assert unpack(pack(contents)) == [content or b"" for content in contents]

@@ -67,8 +67,8 @@ def test_a_good_task_has_no_problems() -> None:
         ({"state": "directory"}, "files[0].content: a directory has none"),
         ({"content": None}, "files[0]: exactly one of template, content, source"),
         ({"template": "x.j2"}, "there is template and content"),
-        ({"content": {"a": 1}}, "files[0].content: a dict is not text: end the expression with to_json"),
-        ({"content": None, "source": 5}, "files[0].source: a int is not text"),
+        ({"content": {"a": 1}}, "files[0].content: a map is not text: end the expression with to_json"),
+        ({"content": None, "source": 5}, "files[0].source: a number is not text"),
         ({"owner": ""}, "files[0].owner: '' is not a name or number"),
         ({"group": True}, "files[0].group: True is not a name or number"),
         ({"secret": "perhaps"}, "files[0].secret: 'perhaps' is neither true nor false"),
@@ -148,7 +148,7 @@ KEYS = [
 ]
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), anything), anything, anything)
 def test_no_input_gives_a_traceback(item: dict[str, Any], files: Any, actions: Any) -> None:
     of(files=files, actions=actions)
