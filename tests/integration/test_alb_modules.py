@@ -39,7 +39,7 @@ class Account:
         subnets = [subnet.id for subnet in network.describe_subnets()][:2]
         balancer = self.elb.create_load_balancer(Name="inference", Subnets=subnets)["LoadBalancers"][0]
         for number, name in enumerate(("qwen3vl", "qwen3vl-b")):
-            forward = {"Type": "forward", "TargetGroupArn": self.group(name)}
+            forward: t.Any = {"Type": "forward", "TargetGroupArn": self.group(name)}
             self.elb.create_listener(
                 LoadBalancerArn=balancer["LoadBalancerArn"], Protocol="HTTP", Port=80 + number, DefaultActions=[forward]
             )

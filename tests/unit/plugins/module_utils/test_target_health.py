@@ -172,9 +172,7 @@ def test_a_wait_ends_in_time_and_asks_ever_less_often(timeout: int, settle: int)
         asked.append(clock.now - 1000)
         return False
 
-    assert not health.wait_until(
-        not_yet, timeout, clock.time, clock.sleep, min(settle, timeout)
-    )
+    assert not health.wait_until(not_yet, timeout, clock.time, clock.sleep, min(settle, timeout))
     assert asked[0] == min(settle, timeout)
     assert asked[-1] == pytest.approx(timeout)
     pauses = clock.sleeps[1 if settle else 0 : -1]
