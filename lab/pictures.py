@@ -21,8 +21,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+RGB = tuple[int, int, int]
+Span = tuple[float, float]
 # boxes of hue (degrees), saturation and value; the gaps between them, where people disagree, are left out on purpose
-BOXES = {
+BOXES: dict[str, list[tuple[Span, Span, Span]]] = {
     "red": [((-8, 8), (0.85, 1), (0.72, 1)), ((-4, 4), (0.95, 1), (0.55, 0.72))],
     "orange": [((24, 39), (0.8, 1), (0.88, 1))],
     "yellow": [((50, 63), (0.6, 1), (0.82, 1))],
@@ -39,9 +41,6 @@ COLOURS = tuple(BOXES)
 BACKGROUNDS = ("white", "black", "gray")
 SHAPES = ("plain", "circle", "square", "triangle")
 QUESTION = "What colour is this picture? Answer with one word."
-
-RGB = tuple[int, int, int]
-Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
