@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Optional
 
 from vllm_keeper import state as st
 from vllm_keeper.clock import Clock, Moment
@@ -100,7 +99,7 @@ def context_for(
     ready_check: str = "completion",
     model_path: str = "",
     start_timeout: float = 600,
-    gate: Optional[GateSettings] = None,
+    gate: GateSettings | None = None,
 ) -> Context:
     instance = Instance(
         name="q",

@@ -32,10 +32,12 @@ def decide(seen: d.Observation, health: d.Health) -> d.Decision:
 
 
 @given(observations, healths)
-def test_law_a_loading_server_is_never_restarted_within_its_start_timeout(seen: d.Observation, health: d.Health) -> None:
-    if not seen.ready and seen.process_age is not None and seen.process_age <= seen.start_timeout:
-        if seen.phase in (d.RUNNING, d.STARTING):
-            assert decide(seen, health).action == d.NONE
+def test_law_a_loading_server_is_never_restarted_within_its_start_timeout(
+    seen: d.Observation, health: d.Health
+) -> None:
+    loading = not seen.ready and seen.process_age is not None and seen.process_age <= seen.start_timeout
+    if loading and seen.phase in (d.RUNNING, d.STARTING):
+        assert decide(seen, health).action == d.NONE
 
 
 @given(observations, healths)
@@ -115,13 +117,21 @@ def test_table(observation: d.Observation, kind: str, verdict: str, action: str)
     ("facts", "end", "said"),
     [
         # systemctl stop and restart of a running server
-        (d.EndFacts(stopping="purpose", job="stop", result="success", exit_code="exited", exit_status="0"), st.PURPOSE, ""),
+        (
+            d.EndFacts(stopping="purpose", job="stop", result="success", exit_code="exited", exit_status="0"),
+            st.PURPOSE,
+            "",
+        ),
         (d.EndFacts(stopping="purpose", job="restart", result="success"), st.PURPOSE, ""),
         # a stop that had to be enforced is still somebody's wish
         (d.EndFacts(stopping="purpose", job="stop", result="timeout"), st.PURPOSE, ""),
         # an engine's death: vLLM exits with 0, nobody asked
         (d.EndFacts(stopping="self", result="success", exit_code="exited", exit_status="0"), st.FAILED, "status 0"),
-        (d.EndFacts(stopping="self", result="signal", exit_code="killed", exit_status="KILL"), st.FAILED, "killed by signal KILL"),
+        (
+            d.EndFacts(stopping="self", result="signal", exit_code="killed", exit_status="KILL"),
+            st.FAILED,
+            "killed by signal KILL",
+        ),
         # a stop during activation: ExecStop is not run, the job tells
         (d.EndFacts(job="stop", result="success", exit_code="killed", exit_status="TERM"), st.PURPOSE, ""),
         (d.EndFacts(job="stop", result="signal"), st.PURPOSE, ""),

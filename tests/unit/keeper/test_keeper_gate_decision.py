@@ -30,7 +30,9 @@ def run(begin: float, end: float, how: str = st.FAILED, ready: float | None = No
     return start
 
 
-def ask(state: st.State, now: float, dice: float = 0, settings: GateSettings = SETTINGS, **facts: object) -> d.GateDecision:
+def ask(
+    state: st.State, now: float, dice: float = 0, settings: GateSettings = SETTINGS, **facts: object
+) -> d.GateDecision:
     known = d.GateFacts(
         now=at(now), config=str(facts.get("config", "c")), model_present=bool(facts.get("model", True)), dice=dice
     )
@@ -42,9 +44,7 @@ def test_the_first_start_goes_at_once() -> None:
     assert ask(st.State(), 100).planned
 
 
-@pytest.mark.parametrize(
-    ("failures", "wait"), [(1, 0), (2, 10), (3, 30), (4, 60), (5, 120), (6, 300), (9, 300)]
-)
+@pytest.mark.parametrize(("failures", "wait"), [(1, 0), (2, 10), (3, 30), (4, 60), (5, 120), (6, 300), (9, 300)])
 def test_each_failure_in_a_row_waits_longer(failures: int, wait: float) -> None:
     state = st.State(starts=[run(n * 10, n * 10 + 5) for n in range(failures)])
     decision = ask(state, state.starts[-1].at.boot + 5)

@@ -17,6 +17,7 @@ from vllm_keeper.log import Log
 from vllm_keeper.managers import Manager, ManagerError, Observed
 from vllm_keeper.probe import Server
 
+Definition = tuple[list[str], list[str]]  # files and facts, as Manager.definition says
 STALE_INTENT = 600.0  # an order that its manager never carried out is forgotten
 
 
@@ -56,23 +57,26 @@ class Context:
         if state.intent is not None and age(state.intent.at, self.clock.now()) > limit:
             state.intent = None
 
-    def gate_facts(self, definition: tuple[list[str], list[str]], dice: float = 0.0) -> d.GateFacts:
-        files, facts = definition
+    def gate_facts(self, definition: Definition | None, dice: float = 0.0) -> d.GateFacts:
         instance = self.instance
+        fingerprint = ""  # unknown: neither the same nor changed
+        if definition is not None:
+            files, facts = definition
+            fingerprint = config.fingerprint([instance.config_file, instance.env_file, *files], facts)
         return d.GateFacts(
             now=self.clock.now(),
-            config=config.fingerprint([instance.config_file, instance.env_file, *files], facts),
+            config=fingerprint,
             model_path=instance.model_path,
             model_present=not instance.model_path or Path(instance.model_path).exists(),
             dice=dice,
         )
 
-    def definition(self) -> tuple[list[str], list[str]]:
+    def definition(self) -> Definition | None:
         try:
             return self.manager.definition()
         except ManagerError as error:
-            self.log.warning(f"the unit's own files are left out of the configuration's fingerprint: {error}")
-            return [], []
+            self.log.warning(f"whether the configuration has changed is unknown: {error}")
+            return None
 
     def parked(self, state: st.State) -> st.Parked | None:
         """What still holds; a parking whose cause is gone does not."""

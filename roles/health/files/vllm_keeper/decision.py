@@ -120,8 +120,8 @@ def _after_failure(starts: Sequence[st.Start], settings: GateSettings, facts: Ga
     if _bad_argument(last):
         return GateDecision(
             PARK,
-            f"`vllm serve` refused its arguments ({last.reason or 'exited with status 2'}): a restart cannot mend that; "
-            "correct the configuration and it may start again",
+            f"`vllm serve` refused its arguments ({last.reason or 'exited with status 2'}): a restart cannot mend "
+            "that; correct the configuration and it may start again",
             cause="bad_argument",
         )
     count = failures_in_window(starts, settings, facts.now)

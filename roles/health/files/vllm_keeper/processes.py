@@ -23,6 +23,7 @@ class Process:
     command: tuple[str, ...]
     groups: tuple[str, ...]  # control group paths
     zombie: bool = False
+    here: bool = True  # in our own PID namespace, not in some container
 
     @property
     def title(self) -> str:
@@ -43,7 +44,9 @@ def read(pid: int, proc: Path = PROC) -> Process | None:
         for line in (folder / "cgroup").read_text(encoding="utf-8").splitlines():
             groups.append(line.split(":", 2)[2])
     words = tuple(word.decode("utf-8", "replace") for word in command.split(b"\0") if word)
-    return Process(pid, int(rest[1]), int(rest[19]), words, tuple(groups), rest[0] in "ZX")
+    spaces = [_target(proc / who / "ns" / "pid") for who in (str(pid), "self")]
+    here = not all(spaces) or spaces[0] == spaces[1]
+    return Process(pid, int(rest[1]), int(rest[19]), words, tuple(groups), rest[0] in "ZX", here)
 
 
 def everyone(proc: Path = PROC) -> dict[int, Process]:
@@ -111,7 +114,8 @@ def leftovers(all_of_them: dict[int, Process], me: int, group: str, config_file:
     orphans: dict[int, Process] = {}
     strangers: dict[int, Process] = {}
     for process in all_of_them.values():
-        if process.pid in own or process.pid == 1 or not process.command:
+        # A container on this host may well serve a file of the same name.
+        if process.pid in own or process.pid == 1 or not process.command or not process.here:
             continue
         if in_group(process, group):
             orphans[process.pid] = process
