@@ -69,9 +69,9 @@ def test_uv_is_never_older_than_its_security_floor() -> None:
     [
         "--index-url https://mirror.example/simple",
         "-i https://mirror.example/simple",
-        "--find-links /opt/wheels",
-        "torch @ file:///opt/wheels/torch.whl",
-        "torch @ /opt/wheels/torch.whl",
+        "--find-links /srv/wheels",
+        "torch @ file:///srv/wheels/torch.whl",
+        "torch @ /srv/wheels/torch.whl",
         "uv @ https://mirror.example/uv.whl",
     ],
 )
