@@ -63,7 +63,7 @@ class ActionModule(ActionBase):
                 {"name": str(action["name"]), "command": [str(word) for word in action["command"]]}
                 for action in arguments.get("actions") or []
             ],
-            "_payload": pack(contents),
+            "sealed": pack(contents),
         }
         result.update(self._execute_module(module_name=MODULE, module_args=module_arguments, task_vars=variables))
         return result

@@ -22,7 +22,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _manifest_validate,
 )
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import ManifestError
-from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Runner, failure_of, run_command
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Runner, failure_of
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_files import parent, resolved
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Actual, Manifest, Plan, Step
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_validate import Item
@@ -74,9 +74,13 @@ class Outcome:
 
 @dataclass
 class Host:
-    """The side effects that tests replace. C(checkpoint) is told of each point where a kill could come."""
+    """The side effects that tests replace.
 
-    run: Runner = run_command
+    C(run) runs a program without a shell, C(label) sets the SELinux context of a new file, and C(checkpoint) is told of
+    each point where a kill could come.
+    """
+
+    run: Runner
     label: Callable[[str, str], None] | None = None
     checkpoint: Callable[[str], None] = lambda place: None
 
@@ -84,10 +88,10 @@ class Host:
 class Run:
     """One call of managed_files on this host. The outcome tells the truth also where the call ended in an error."""
 
-    def __init__(self, request: Request, host: Host | None = None) -> None:
+    def __init__(self, request: Request, host: Host) -> None:
         self.request = request
         self.items = {item.path: item for item in request.items}
-        self.host = host or Host()
+        self.host = host
         self.outcome = Outcome()
         base = request.scratch if request.check and request.scratch else request.directory
         self.stage = f"{base}/.staging-{request.name}"

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Run a program for a manifest: without a shell, without input, its output kept.
+"""Programs that a manifest has run: found, run, and their failure told in half a sentence.
 
 Private to steadfast.vllm.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,20 +35,7 @@ else:
 
 
 def find_program(name: str) -> str | None:
-    return shutil.which(name, path=_path())
-
-
-def run_command(argv: Sequence[str]) -> Finished:
-    """Run a program to its end; OSError where it cannot be started."""
-    done = subprocess.run(
-        list(argv),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=dict(os.environ, LC_ALL="C.UTF-8", PATH=_path()),
-        check=False,
-    )
-    return Finished(done.returncode, done.stdout.decode("utf-8", "replace").strip())
+    return shutil.which(name, path=search_path())
 
 
 def failure_of(argv: Sequence[str], run: Runner) -> str:
@@ -71,6 +57,6 @@ def tail(text: str) -> str:
     return text if len(text) <= TAIL else "..." + text[-TAIL:]
 
 
-def _path() -> str:
+def search_path() -> str:
     given = os.environ.get("PATH", "")
     return f"{given}:{MORE_PATH}" if given else MORE_PATH

@@ -128,6 +128,9 @@ options:
         type: list
         elements: str
         required: true
+  sealed:
+    description: All contents, packed by the action plugin. It is not for tasks, which are refused with it.
+    type: str
 attributes:
   check_mode:
     description: Can run in check mode and return what would change without changing it.
@@ -220,12 +223,14 @@ import json
 import os
 import pwd
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_files
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import DIRECTORY, ManifestError
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_apply import Action, Host, Request, Run
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Finished, search_path
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Desired
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_validate import Item
 
@@ -256,7 +261,7 @@ OPTIONS = {
     "files": {"type": "list", "elements": "dict", "required": True, "options": FILE_OPTIONS},
     "actions": {"type": "list", "elements": "dict", "default": [], "options": ACTION_OPTIONS},
     # All contents, packed by the action plugin.
-    "_payload": {"type": "str", "no_log": True},
+    "sealed": {"type": "str", "no_log": True},
 }
 
 
@@ -319,17 +324,26 @@ def host_of(module: AnsibleModule) -> Host:
         context = module.selinux_context(path) if known else module.selinux_default_context(path)
         module.set_context_if_different(temporary, context, False)
 
-    return Host(label=label if module.selinux_enabled() else None)
+    def run(argv: Sequence[str]) -> Finished:
+        code, output, errors = module.run_command(
+            list(argv),
+            environ_update={"LC_ALL": "C.UTF-8", "PATH": search_path()},
+            expand_user_and_vars=False,
+            handle_exceptions=False,
+        )
+        return Finished(code, "\n".join(text.strip() for text in (output, errors) if text.strip()))
+
+    return Host(run, label if module.selinux_enabled() else None)
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    if not module.params["_payload"]:
+    if not module.params["sealed"]:
         module.fail_json(
             msg="managed_files has to be run by its action plugin: name it steadfast.vllm.managed_files in a task"
         )
     accounts = Accounts(module.check_mode)
-    items = items_of(module.params["files"], unpack(module.params["_payload"]), accounts)
+    items = items_of(module.params["files"], unpack(module.params["sealed"]), accounts)
     if accounts.problems:
         module.fail_json(msg="\n".join(accounts.problems))
     request = Request(

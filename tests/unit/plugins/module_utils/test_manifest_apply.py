@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +17,22 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _manifest_apply, _manifest_files
+from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _manifest_files
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import ManifestError
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_apply import Action, Host, Outcome, Request, Run
-from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Finished, run_command
-from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import DIRECTORY, Desired, Manifest
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Finished
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import DIRECTORY, FILE, Desired, Manifest
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_validate import Item
 
 ACTIONS = (Action("systemd", ("true",)),)
+
+
+def run_command(argv: Sequence[str]) -> Finished:
+    """As the module runs programs."""
+    done = subprocess.run(
+        list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True
+    )
+    return Finished(done.returncode, done.stdout.strip())
 
 
 class Place:
@@ -294,7 +303,7 @@ def test_a_path_has_one_owner(place: Place) -> None:
     (place.root / "link").symlink_to(place.root)
     for path in ("a", "link/a"):
         with pytest.raises(ManifestError, match="belongs to the manifest service"):
-            Run(Request(str(place.state), "other", (place.file(path, "y"),)), Host())()
+            Run(Request(str(place.state), "other", (place.file(path, "y"),)), Host(run_command))()
     assert place.stands()["a"] == "x"
 
 
@@ -489,11 +498,42 @@ def test_a_kill_at_any_line_is_mended(quick_path: Path, offset: int) -> None:
     assert number > 500
 
 
-def test_the_fast_path_reads_and_writes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    items = [place.file(f"f{number}", "x") for number in range(50)]
+def test_a_kill_and_then_another_list_leaves_no_temporary_file(place: Place) -> None:
+    """As when a change is taken back after its run was killed: the files are as listed, so none is written."""
+    before_kill(place)
+
+    def arm(host: Host) -> None:
+        host.checkpoint = lambda name: kill() if name.startswith("before changing") else None
+
+    assert run_in_child(place, arm)
+    assert list(place.root.rglob(".*"))
+    place.run(place.file("changed", "old", owes=("qwen",)), place.file("mode", "same", mode=0o600))
+    assert place.stands() == {"changed": "old", "mode": "same"}
+
+
+def test_the_fast_path_writes_and_runs_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [place.file(f"f{number}", "x", validate="grep x %s", owes=("systemd",)) for number in range(50)]
     place.run(*items)
     monkeypatch.setattr(_manifest, "save", lambda *_arguments: pytest.fail("the manifest was written for nothing"))
-    monkeypatch.setattr(
-        _manifest_apply, "run_command", lambda *_arguments: pytest.fail("a program was run for nothing")
-    )
-    assert not place.run(*items).changed
+    nothing = Host(lambda argv: pytest.fail(f"{argv} was run for nothing"))
+    assert not place.run(*items, host=nothing).changed
+
+
+def test_attributes_are_never_set_through_a_link(tmp_path: Path) -> None:
+    """Whoever puts a link there between the look and the change does not choose what is changed."""
+    (tmp_path / "target").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("target")
+    for state in (FILE, DIRECTORY):
+        with pytest.raises(OSError, match="link"):
+            _manifest_files.set_attributes(Desired(str(tmp_path / "link"), state, 0o777, os.getuid(), os.getgid()))
+    assert (tmp_path / "target").stat().st_mode & 0o7777 == 0o700
+
+
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
+    def no_label(_temporary: str, _path: str) -> None:
+        raise OSError(95, "Operation not supported")
+
+    with pytest.raises(OSError, match="Operation not supported") as caught:
+        _manifest_files.write_beside(str(tmp_path / "a"), b"x", 0o644, label=no_label)
+    assert caught.value.filename == str(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

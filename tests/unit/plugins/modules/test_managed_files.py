@@ -26,7 +26,7 @@ def test_contents_arrive_byte_for_byte(contents: list[bytes | None]) -> None:
 
 def test_both_halves_and_the_documentation_know_the_same_options() -> None:
     options = yaml.safe_load(managed_files.DOCUMENTATION)["options"]
-    assert set(options) == set(_manifest_options.TASK_KEYS) == set(managed_files.OPTIONS) - {"_payload"}
+    assert set(options) == {*_manifest_options.TASK_KEYS, "sealed"} == set(managed_files.OPTIONS)
     assert set(options["files"]["suboptions"]) == set(_manifest_options.FILE_KEYS) == set(managed_files.FILE_OPTIONS)
     assert set(options["actions"]["suboptions"]) == set(_manifest_options.ACTION_KEYS)
     normal = _manifest_options.normalise({"path": "/a", "content": ""})

@@ -100,6 +100,7 @@ def test_a_wrong_file_option(options: dict[str, Any], says: str) -> None:
         ({"files": {"a": 1}}, "files: {'a': 1} is not a list"),
         ({"files": ["/etc/a"]}, "files[0]: '/etc/a' is not a map with at least a path"),
         ({"file": []}, "file: unknown key, did you mean files?"),
+        ({"sealed": "x"}, "sealed: unknown key"),
         ({"state_directory": "var"}, "state_directory: var is relative"),
         ({"files": [GOOD, {"path": "/b", "content": ""}, GOOD]}, "files[2].path: /etc/a is already listed as files[0]"),
         (
