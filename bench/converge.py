@@ -36,7 +36,9 @@ def run(playbook: str, host: str = "", callback: str = "ansible.posix.json") -> 
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     took = time.monotonic() - began
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
     return took, done.stdout
 
 
@@ -73,7 +75,9 @@ def main() -> int:
     _took, out = run("site.yml", options.host)
     stats = parse(out)["stats"][options.host]
     if stats["changed"]:
-        print(f"{options.host} was not converged: {stats['changed']} tasks changed; run ansible-playbook site.yml first")
+        print(
+            f"{options.host} was not converged: {stats['changed']} tasks changed; run ansible-playbook site.yml first"
+        )
         return 1
     least, ours = [], []
     for round_ in range(options.rounds):
@@ -81,8 +85,10 @@ def main() -> int:
         ours.append(run("site.yml", options.host)[0])
         print(f"  round {round_ + 1}: facts and ping {least[-1]:.2f} s, site.yml {ours[-1]:.2f} s", flush=True)
     ratio = statistics.median(ours) / statistics.median(least)
-    print(f"no-op site.yml on {options.host}: {statistics.median(ours):.2f} s, facts and ping {statistics.median(least):.2f} s, "
-          f"ratio {ratio:.2f} (goal {GOAL_NOW} now, {GOAL_END} in the end)")
+    medians = f"{statistics.median(ours):.2f} s, facts and ping {statistics.median(least):.2f} s"
+    print(
+        f"no-op site.yml on {options.host}: {medians}, ratio {ratio:.2f} (goal {GOAL_NOW} now, {GOAL_END} in the end)"
+    )
 
     took, out = run("site.yml")
     print(f"no-op site.yml on all hosts: {took:.2f} s, of which")

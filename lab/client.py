@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import requests
+import yaml
 
+from lab.labkit.hosts import HOSTS
 from lab.labkit.hosts import Lab as Chosen
 from lab.pictures import Picture
 
@@ -41,13 +43,11 @@ def trained() -> bool:
     return bool((state()["model"] or {}).get("trained"))
 
 
-def inventory(path: Path = ROOT / "inventories" / "lab") -> dict[str, Any]:
-    """`ansible-inventory --list` of an inventory, parsed."""
-    done = subprocess.run(
-        ["ansible-inventory", "-i", str(path), "--list"], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    parsed: dict[str, Any] = json.loads(done.stdout)
-    return parsed
+def instance() -> dict[str, Any]:
+    """The instance that the lab's inventory describes, as written there."""
+    described = yaml.safe_load((ROOT / "inventories" / "lab" / "group_vars" / "vllm.yml").read_text())
+    found: dict[str, Any] = described["vllm_instances"][0]
+    return found
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,14 @@ class Lab:
 
     @classmethod
     def read(cls) -> Lab:
-        listed = inventory()
-        hostvars = listed["_meta"]["hostvars"]
-        first = listed["vllm"]["hosts"][0]
-        instance = hostvars[first]["vllm_instances"][0]
+        lab, described = Chosen.chosen(), instance()
+        addresses = {host.name: f"{lab.network}.{host.last_octet}" for host in HOSTS}
         return cls(
-            balancer=hostvars[listed["load_balancer"]["hosts"][0]]["vllm_address"],
-            port=int(instance.get("port", 8000)),
-            model=instance.get("served_model_name", instance["model"]),
-            instance=instance["name"],
-            hosts={name: hostvars[name]["vllm_address"] for name in listed["vllm"]["hosts"]},
+            balancer=addresses["lb1"],
+            port=int(described["port"]),
+            model=described["served_model_name"],
+            instance=described["name"],
+            hosts={host.name: addresses[host.name] for host in HOSTS if host.serves},
         )
 
     @property
@@ -89,12 +87,12 @@ class Answer:
     """What came back: the text, the host that answered (None past the balancer), seconds."""
 
     text: str
-    served_by: Optional[str]
+    served_by: str | None
     seconds: float
 
 
-def ask(base: str, model: str, question: Union[str, Picture], timeout: float = 60.0) -> Answer:
-    """Ask a chat completion, by a question in words or a picture's own messages; requests.RequestException if none came."""
+def ask(base: str, model: str, question: str | Picture, timeout: float = 60.0) -> Answer:
+    """Ask a chat completion in words or about a picture; requests.RequestException if no answer came."""
     messages = question.messages if isinstance(question, Picture) else [{"role": "user", "content": question}]
     body = {"model": model, "messages": messages, "max_tokens": 8, "temperature": 0}
     began = time.monotonic()

@@ -34,7 +34,6 @@ _value:
 from collections.abc import Callable
 
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.steadfast.vllm.plugins.module_utils import _systemd
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Optional
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Seen:
     enabled: whether it starts on boot.
     """
 
-    verdict: Optional[str]
+    verdict: str | None
     enabled: bool
 
     @property

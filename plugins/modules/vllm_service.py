@@ -46,10 +46,6 @@ options:
     type: list
     elements: str
     default: []
-  start_timeout:
-    description: Seconds within which a stop and a start must be over. Beyond it the task fails; the instance is left to its manager.
-    type: int
-    default: 960
   keeper:
     description: The keeper's command.
     type: path
@@ -92,12 +88,9 @@ deferred:
 
 import json
 import os
-import subprocess
-import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _service
 
 
@@ -105,7 +98,7 @@ class Trouble(Exception):
     """What cannot go on, in words for the user."""
 
 
-def _verdicts(module: AnsibleModule, keeper: str, names: list[str]) -> dict[str, Any]:
+def _verdicts(module: AnsibleModule, keeper: str) -> dict[str, Any]:
     """The keeper's verdict by name; empty where there is no keeper yet, which only check mode may meet."""
     if not os.path.exists(keeper):
         if module.check_mode:
@@ -117,32 +110,29 @@ def _verdicts(module: AnsibleModule, keeper: str, names: list[str]) -> dict[str,
     except (ValueError, KeyError, TypeError):
         if module.check_mode:
             return {}
-        raise Trouble(f"keeper: `{keeper} status --json` ended with {code} and no readable answer: {(err or out)[-2000:]}") from None
+        said = (err or out)[-2000:]
+        raise Trouble(f"keeper: `{keeper} status --json` ended with {code} and no readable answer: {said}") from None
 
 
 def _enabled(module: AnsibleModule, name: str) -> bool:
     code, out, _err = module.run_command(["systemctl", "is-enabled", f"{name}.service"])
-    return code == 0 and out.strip() == "enabled"
+    return bool(code == 0 and out.strip() == "enabled")
 
 
-def _order(keeper: str, verb: str, names: list[str], timeout: float) -> None:
-    """Give one verb to all names at once; Trouble with the last lines of each that failed."""
-    deadline = time.monotonic() + timeout
-    running = [
-        (name, subprocess.Popen([keeper, verb, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"))
-        for name in names
-    ]
+def _order(module: AnsibleModule, keeper: str, verb: str, names: list[str]) -> None:
+    """Give one verb to all names at once, then wait for each; Trouble with the last lines of each that failed.
+
+    The keeper bounds each wait by the instance's own timeouts.
+    """
     failed = []
-    for name, process in running:
-        try:
-            out, _none = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, _none = process.communicate()
-            failed.append(f"{name}: no answer to `{verb}` within {timeout:.0f} s\n{out[-4000:]}")
-            continue
-        if process.returncode != 0:
-            failed.append(f"{name}: `vllm-keeper {verb} {name}` ended with {process.returncode}\n{out[-4000:]}")
+    for name in names[1:]:
+        module.run_command([keeper, verb, "--no-wait", name])
+    for position, name in enumerate(names):
+        # `start` waits for the start that is under way, also for that of an ordered restart
+        waiting = verb if position == 0 else "start"
+        code, out, err = module.run_command([keeper, waiting, name])
+        if code != 0:
+            failed.append(f"{name}: `vllm-keeper {waiting} {name}` ended with {code}\n{(out + err)[-4000:]}")
     if failed:
         raise Trouble("\n".join(failed))
 
@@ -150,7 +140,7 @@ def _order(keeper: str, verb: str, names: list[str], timeout: float) -> None:
 def _run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     names = list(dict.fromkeys(params["instances"]))
-    verdicts = _verdicts(module, params["keeper"], names)
+    verdicts = _verdicts(module, params["keeper"])
     seen = {name: _service.Seen(verdicts.get(name), _enabled(module, name)) for name in names}
     owed = _manifest.owed(params["state_directory"]) | set(params["owed"])
     plan = _service.plan(names, seen, owed, params["restart"])
@@ -169,7 +159,7 @@ def _run(module: AnsibleModule) -> dict[str, Any]:
         module.run_command(["systemctl", "enable", f"{name}.service"], check_rc=True)
     for verb, chosen in (("start", plan.start), ("restart", plan.restart)):
         if chosen:
-            _order(params["keeper"], verb, chosen, params["start_timeout"])
+            _order(module, params["keeper"], verb, chosen)
             _manifest.settle(params["state_directory"], {name for name in chosen if name in owed})
     return result
 
@@ -190,7 +180,6 @@ def main() -> None:
             "instances": {"type": "list", "elements": "str", "required": True},
             "restart": {"type": "str", "choices": ["now", "defer"], "default": "now"},
             "owed": {"type": "list", "elements": "str", "default": []},
-            "start_timeout": {"type": "int", "default": 960},
             "keeper": {"type": "path", "default": "/usr/local/bin/vllm-keeper"},
             "state_directory": {"type": "path", "default": "/var/lib/steadfast"},
         },

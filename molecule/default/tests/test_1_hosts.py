@@ -23,7 +23,9 @@ def test_the_release_is_current_and_locked(gpu: Host) -> None:
     current = gpu.file("/opt/vllm/current")
     assert current.is_symlink
     assert current.linked_to.startswith("/opt/vllm/releases/0.32.0")
-    version = gpu.check_output("/opt/vllm/current/bin/python -c \"import importlib.metadata as m; print(m.version('vllm'))\"")
+    version = gpu.check_output(
+        "/opt/vllm/current/bin/python -c \"import importlib.metadata as m; print(m.version('vllm'))\""
+    )
     assert version.startswith("0.32.0")
 
 
@@ -57,9 +59,15 @@ def test_the_unit_runs_as_the_guide_says(gpu: Host) -> None:
 
 
 def test_start_returned_after_a_completion(gpu: Host) -> None:
-    journal = gpu.check_output("journalctl -u qwen3vl -o json --no-pager --output-fields=MESSAGE,CODE_FUNC,JOB_RESULT,SYSLOG_IDENTIFIER")
+    journal = gpu.check_output(
+        "journalctl -u qwen3vl -o json --no-pager --output-fields=MESSAGE,CODE_FUNC,JOB_RESULT,SYSLOG_IDENTIFIER"
+    )
     messages = [str(json.loads(line).get("MESSAGE", "")) for line in journal.splitlines()]
-    completion = max(i for i, message in enumerate(messages) if "POST /v1/completions" in message and "200" in message and i < _last_started(messages))
+    completion = max(
+        i
+        for i, message in enumerate(messages)
+        if "POST /v1/completions" in message and "200" in message and i < _last_started(messages)
+    )
     assert completion < _last_started(messages)
 
 
@@ -95,7 +103,9 @@ def test_the_keeper_has_an_environment_of_its_own(gpu: Host) -> None:
 
 
 def test_the_cron_line(gpu: Host) -> None:
-    lines = [line for line in gpu.file("/etc/cron.d/vllm-keeper").content_string.splitlines() if "vllm-keeper check" in line]
+    lines = [
+        line for line in gpu.file("/etc/cron.d/vllm-keeper").content_string.splitlines() if "vllm-keeper check" in line
+    ]
     assert len(lines) == 1
     assert lines[0].startswith("*/5 * * * * root ")
     assert gpu.service("cron").is_running
@@ -110,7 +120,10 @@ def test_haproxy_listens_where_it_should(hosts: dict[str, Host], lab: client.Lab
     balancer = hosts["lb1"]
     assert balancer.service("haproxy").is_running
     assert balancer.service("haproxy").is_enabled
-    assert balancer.socket(f"tcp://0.0.0.0:{lab.port}").is_listening or balancer.socket(f"tcp://:::{lab.port}").is_listening
+    assert (
+        balancer.socket(f"tcp://0.0.0.0:{lab.port}").is_listening
+        or balancer.socket(f"tcp://:::{lab.port}").is_listening
+    )
     assert balancer.socket("tcp://127.0.0.1:8404").is_listening
     assert not balancer.socket("tcp://0.0.0.0:8404").is_listening
     assert balancer.run("haproxy -c -f /etc/haproxy/haproxy.cfg").rc == 0

@@ -54,7 +54,9 @@ def test_the_root_path_as_health_check_takes_both_down_with_404(lab: client.Lab)
         settings = {"path": "/", "interval": 5, "timeout": 2, "healthy_threshold": 2, "unhealthy_threshold": 2}
         run = play("--limit", "lb1", variables={"vllm_health_check": settings})
         assert run.code == 0, run.messages
-        client.wait_until(lambda: all(row["status"] == "DOWN" for row in stats().values()), 60, "HAProxy takes both down")
+        client.wait_until(
+            lambda: all(row["status"] == "DOWN" for row in stats().values()), 60, "HAProxy takes both down"
+        )
         assert {(row["check_status"], row["check_code"]) for row in stats().values()} == {("L7STS", "404")}
         assert requests.get(lab.url + "/v1/models", timeout=10).status_code == 503
     finally:

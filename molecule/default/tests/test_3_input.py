@@ -14,8 +14,7 @@ from conftest import ROOT, play
 
 from lab import client
 
-GOOD: dict[str, Any] = client.inventory()["_meta"]["hostvars"]["gpu1"]
-INSTANCE: dict[str, Any] = GOOD["vllm_instances"][0]
+INSTANCE: dict[str, Any] = client.instance()
 
 
 def instances(**changes: Any) -> dict[str, Any]:
@@ -31,8 +30,14 @@ CASES = {
     "unknown key": (instances(prot=8001), ["vllm_instances[0].prot", "did you mean port?"]),
     "port 70000": (instances(port=70000), ["vllm_instances[0].port", "70000", "65535"]),
     "model folder missing": (instances(model="/srv/no-such-model"), ["/srv/no-such-model"]),
-    "gpu_memory_utilization 1.5": (instances(gpu_memory_utilization=1.5), ["vllm_instances[0].gpu_memory_utilization", "1.5"]),
-    "health timeout not below its interval": ({"vllm_health_check": {"interval": 5, "timeout": 5}}, ["timeout", "interval"]),
+    "gpu_memory_utilization 1.5": (
+        instances(gpu_memory_utilization=1.5),
+        ["vllm_instances[0].gpu_memory_utilization", "1.5"],
+    ),
+    "health timeout not below its interval": (
+        {"vllm_health_check": {"interval": 5, "timeout": 5}},
+        ["timeout", "interval"],
+    ),
     "health path without a slash": ({"vllm_health_check": {"path": "health"}}, ["path", "health"]),
     "matcher 600": ({"vllm_health_check": {"matcher": "600"}}, ["matcher", "600"]),
     "a release below the security floor": ({"vllm_minimum_version": "99.0.0"}, ["99.0.0", "0.32.0"]),
@@ -67,7 +72,7 @@ def test_a_port_that_another_program_holds(untouched: None) -> None:
 
 
 def test_a_lock_with_one_flipped_digit(tmp_path: Path) -> None:
-    text = Path(GOOD["vllm_lock_file"].replace("{{ playbook_dir }}", str(ROOT))).read_text() if "{{" not in GOOD["vllm_lock_file"] else lab_lock().read_text()
+    text = Path(client.state()["lock"]).read_text()
     place = text.rindex("sha256:") + len("sha256:")
     flipped = tmp_path / "flipped.txt"
     flipped.write_text(text[:place] + ("0" if text[place] != "0" else "1") + text[place + 1 :])
@@ -81,23 +86,30 @@ def test_a_lock_with_one_flipped_digit(tmp_path: Path) -> None:
     assert client.on("gpu1", "ls", "/opt/vllm/releases").split() == [Path(before.strip()).name]
 
 
-def lab_lock() -> Path:
-    """The lock that the lab made for this machine."""
-    from lab.labkit import work
-
-    return Path(work.lock_file())
-
-
 def test_not_root(untouched: None) -> None:
-    run = play("--limit", "gpu1", variables={"ansible_become": True, "ansible_become_user": "nobody", "ansible_become_method": "ansible.builtin.su"})
+    run = play(
+        "--limit",
+        "gpu1",
+        variables={
+            "ansible_become": True,
+            "ansible_become_user": "nobody",
+            "ansible_become_method": "ansible.builtin.su",
+        },
+    )
     assert run.failed
     assert not run.changed
     assert "root" in run.messages, run.messages
 
 
+PLAN9 = """
+printf 'ID=plan9\nVERSION_ID=4\nPRETTY_NAME="Plan 9"\n' > /run/os-release
+mount --bind /run/os-release /etc/os-release
+"""
+
+
 def test_an_unsupported_distribution(untouched: None) -> None:
     release = client.on("gpu1", "cat", "/etc/os-release")
-    client.on("gpu1", "sh", "-c", "printf 'ID=plan9\nVERSION_ID=4\nPRETTY_NAME=\"Plan 9\"\n' > /run/os-release && mount --bind /run/os-release /etc/os-release")
+    client.on("gpu1", "sh", "-c", PLAN9)
     try:
         run = play("--limit", "gpu1")
     finally:

@@ -30,7 +30,11 @@ def test_a_killed_server_comes_back_and_leaves_no_orphan(lab: client.Lab, host: 
 
 
 def test_an_ordered_stop_is_not_undone_by_the_keeper(lab: client.Lab) -> None:
-    client.wait_until(lambda: client.on("gpu2", "systemctl", "is-active", "qwen3vl", check=False).strip() == "active", 300, "gpu2 is active")
+    client.wait_until(
+        lambda: client.on("gpu2", "systemctl", "is-active", "qwen3vl", check=False).strip() == "active",
+        300,
+        "gpu2 is active",
+    )
     client.on("gpu2", "systemctl", "stop", "qwen3vl")
     try:
         assert client.on("gpu2", "vllm-keeper", "check").count("stopped")
@@ -47,7 +51,9 @@ def test_a_start_that_cannot_work_is_parked_with_the_reason(lab: client.Lab) -> 
     client.on("gpu2", "sh", "-c", "echo 'no-such-option: 1' >> /etc/vllm/qwen3vl.yaml")
     try:
         client.on("gpu2", "systemctl", "restart", "qwen3vl", check=False, timeout=400)
-        client.wait_until(lambda: "parked" in client.on("gpu2", "vllm-keeper", "status", check=False), 240, "gpu2 is parked")
+        client.wait_until(
+            lambda: "parked" in client.on("gpu2", "vllm-keeper", "status", check=False), 240, "gpu2 is parked"
+        )
         assert client.on("gpu2", "vllm-keeper", "check", check=False) is not None
         assert not client.processes("gpu2")
         assert "argument" in client.on("gpu2", "vllm-keeper", "status", check=False)

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils._service import Plan, Seen, plan
 from hypothesis import given
@@ -30,7 +28,7 @@ VERDICTS = [None, "starting", "healthy", "busy", "hung", "dead", "draining", "gp
         ("healthy", False, False, "now", Plan(enable=["a"])),
     ],
 )
-def test_plan(verdict: Optional[str], enabled: bool, owed: bool, restart: str, expected: Plan) -> None:
+def test_plan(verdict: str | None, enabled: bool, owed: bool, restart: str, expected: Plan) -> None:
     assert plan(["a"], {"a": Seen(verdict, enabled)}, ["a"] if owed else [], restart) == expected
 
 
@@ -39,7 +37,9 @@ def test_plan(verdict: Optional[str], enabled: bool, owed: bool, restart: str, e
     owed=st.sets(st.sampled_from("abcdx")),
     restart=st.sampled_from(["now", "defer"]),
 )
-def test_an_instance_that_serves_and_owes_nothing_is_never_touched(seen: dict[str, Seen], owed: set[str], restart: str) -> None:
+def test_an_instance_that_serves_and_owes_nothing_is_never_touched(
+    seen: dict[str, Seen], owed: set[str], restart: str
+) -> None:
     decided = plan(list(seen), seen, owed, restart)
     touched = decided.start + decided.restart + decided.defer
     assert len(touched) == len(set(touched))

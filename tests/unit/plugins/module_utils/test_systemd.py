@@ -29,7 +29,7 @@ def test_a_line_break_cannot_smuggle_a_directive(text: str) -> None:
 
 @given(st.text(st.characters(codec="ascii", exclude_characters="\n\r\0")))
 def test_quoted_words_read_back(text: str) -> None:
-    # the shell's rules inside double quotes are systemd's for backslash and quote; $ and the backtick are plain in a unit file
+    # Inside double quotes the shell's rules for backslash and quote are systemd's; $ and ` are plain in a unit file.
     plain = text.replace("$", "").replace("`", "")
     assert shlex.split(_systemd.quote(plain)) == [plain.replace("%", "%%")]
 
