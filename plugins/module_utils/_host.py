@@ -93,7 +93,12 @@ def os_release(paths: Iterable[str] = ("/etc/os-release", "/usr/lib/os-release")
 def manifest_files(directory: str) -> list[str]:
     """Every file that this collection wrote on the host. A manifest that cannot be read answers for none."""
     paths: set[str] = set()
-    for name in _manifest.names(directory):
+    try:
+        names = _manifest.names(directory)
+    except OSError:
+        # Not root: that is told as a problem of its own, and must not end the look before it is.
+        return []
+    for name in names:
         try:
             manifest = _manifest.load(directory, name)
         except (OSError, _manifest.ManifestError):

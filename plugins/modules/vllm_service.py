@@ -187,7 +187,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**_run(module))
-    except Trouble as trouble:
+    except (Trouble, _manifest.ManifestError) as trouble:
         module.fail_json(msg=str(trouble))
 
 

@@ -10,9 +10,9 @@ import io
 
 import pytest
 import requests
-from conftest import play
 
 from lab import client, pictures
+from lab.play import play
 
 
 def stats() -> dict[str, dict[str, str]]:

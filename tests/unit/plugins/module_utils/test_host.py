@@ -127,3 +127,11 @@ def test_ceilings_of_this_machine() -> None:
     assert files > 0
     assert hard == "unlimited" or int(hard) > 0
     assert (_host.tasks_max() or 0) > 0
+
+
+def test_a_folder_of_manifests_that_may_not_be_read_answers_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(directory: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", directory)
+
+    monkeypatch.setattr(_host._manifest, "names", refuse)
+    assert _host.manifest_files("/var/lib/steadfast") == []
