@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import grp
 import json
 import os
 import platform
@@ -88,6 +89,19 @@ def os_release(paths: Iterable[str] = ("/etc/os-release", "/usr/lib/os-release")
     text = next(filter(None, map(text_of, paths)), "")
     lines = re.findall(r"^([A-Z][A-Z0-9_]*)=(.*)$", text, re.MULTILINE)
     return {key: value.strip().strip("\"'") for key, value in lines}
+
+
+def user(name: str) -> dict[str, str] | None:
+    """An entry of the user database, less what is secret or nobody's business."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    try:
+        group = grp.getgrgid(entry.pw_gid).gr_name
+    except KeyError:
+        group = str(entry.pw_gid)
+    return {"group": group, "home": entry.pw_dir, "shell": entry.pw_shell}
 
 
 def manifest_files(directory: str) -> list[str]:

@@ -92,6 +92,11 @@ options:
       unless:
         description: Nothing is wanted if this path exists, because the space is used already.
         type: path
+  packages:
+    description: Packages of the distribution that will be wanted. Missing ones are told, and no problem.
+    type: list
+    elements: str
+    default: []
   python:
     description: The interpreter for vLLM's environment, such as V(/usr/bin/python3). Not looked at if not given.
     type: path
@@ -147,6 +152,17 @@ hints:
   returned: always
   type: str
   sample: ""
+packages_missing:
+  description: Those of O(packages) that are not installed.
+  returned: always
+  type: list
+  elements: str
+  sample: [gcc]
+user:
+  description: The entry of O(service_user) in the user database, or none if there is no such user.
+  returned: always
+  type: dict
+  sample: {group: vllm, home: /var/lib/vllm, shell: /usr/sbin/nologin}
 findings:
   description: Everything that was looked at.
   returned: always
@@ -182,7 +198,7 @@ findings:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.steadfast.vllm.plugins.module_utils import _host, _preflight
+from ansible_collections.steadfast.vllm.plugins.module_utils import _host, _packages, _preflight
 
 
 def argument_spec() -> dict[str, t.Any]:
@@ -221,6 +237,7 @@ def argument_spec() -> dict[str, t.Any]:
                 "unless": {"type": "path"},
             },
         },
+        "packages": {"type": "list", "elements": "str", "default": []},
         "python": {"type": "path"},
         "shm_bytes": {"type": "int", "default": _preflight.SHM_BYTES},
         "manifest_directory": {"type": "path", "default": "/var/lib/steadfast"},
@@ -244,12 +261,23 @@ def wanted(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     plan = wanted(module.params)
-    seen = _host.look(plan, lambda argv: module.run_command(argv, handle_exceptions=False))
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        code, out, err = module.run_command(argv, handle_exceptions=False)
+        return int(code), str(out), str(err)
+
+    seen = _host.look(plan, run)
     findings = _preflight.judge(plan["stage"], plan, seen)
     problems, hints = _preflight.told(findings, "error"), _preflight.told(findings, "warning")
     for line in hints.splitlines():
         module.warn(line)
-    result = {"findings": findings, "problems": problems, "hints": hints}
+    result = {
+        "findings": findings,
+        "problems": problems,
+        "hints": hints,
+        "packages_missing": _packages.missing(plan["packages"], run),
+        "user": _host.user(plan["service_user"]),
+    }
     if problems and plan["fail"]:
         module.fail_json(msg=f"this host cannot be used as planned; nothing was changed:\n{problems}", **result)
     module.exit_json(changed=False, ok=not problems, **result)
