@@ -59,6 +59,7 @@ class ActionModule(ActionBase):
             "manifest": str(arguments["manifest"]),
             "state_directory": str(arguments.get("state_directory") or DIRECTORY),
             "files": files,
+            "exclusive": [_manifest_options.normalise_exclusive(item) for item in arguments.get("exclusive") or []],
             "actions": [
                 {"name": str(action["name"]), "command": [str(word) for word in action["command"]]}
                 for action in arguments.get("actions") or []

@@ -9,20 +9,23 @@ Private to steadfast.vllm.
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _manifest,
     _manifest_diff,
+    _manifest_exclusive,
     _manifest_files,
     _manifest_plan,
     _manifest_validate,
 )
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import ManifestError
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Runner, failure_of
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_exclusive import Exclusive
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_files import parent, resolved
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Actual, Manifest, Plan, Step
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_validate import Item
@@ -44,6 +47,7 @@ class Request:
     name: str
     items: tuple[Item, ...]
     actions: tuple[Action, ...] = ()
+    exclusive: tuple[Exclusive, ...] = ()
     check: bool = False
     diff: bool = False
     # Where check mode may stage files for validators; else they are staged under the directory.
@@ -110,14 +114,23 @@ class Run:
     def _locked(self) -> None:
         known = self._load()
         manifest = self._without_renamed(known)
-        problems = self._claimed()
+        others, unreadable = self._others()
+        problems = self._claimed(others)
         desired = [item.desired for item in self.items.values()]
-        actual = {path: _manifest_files.look(path) for path in {*self.items, *manifest.entries}}
-        plan = _manifest_plan.plan(desired, manifest, actual)
-        problems += [*plan.problems, *self._missing_parents()]
+        rules = self.request.exclusive
+        looked_at = {*self.items, *manifest.entries, *(rule.path for rule in rules)}
+        actual = {path: _manifest_files.look(path) for path in looked_at}
+        exclusive = _manifest_exclusive.matching(rules, actual, self._spelling(manifest))
+        actual.update({path: _manifest_files.look(path) for path in exclusive if path not in actual})
+        # Where a manifest cannot be read, nobody knows what it claims.
+        claimed = frozenset(path for path in exclusive if unreadable or resolved(path) in others)
+        plan = _manifest_plan.plan(desired, manifest, actual, exclusive, claimed)
+        problems += [*plan.problems, *self._missing_parents(), *self._own_state()]
         if problems:
             raise ManifestError("\n".join(problems))
         self._validate(plan)
+        self.outcome.warnings += _manifest_exclusive.warnings(rules, actual)
+        self._warn_unreadable(unreadable, [path for path in plan.kept if path in claimed])
         self.outcome.kept = list(plan.kept)
         if self.request.diff:
             self.outcome.diff = [
@@ -152,14 +165,15 @@ class Run:
         gone = {path for path in manifest.entries if path not in self.items and resolved(path) in listed}
         return manifest.without_entries(gone) if gone else manifest
 
-    def _claimed(self) -> list[str]:
-        problems = []
+    def _spelling(self, manifest: Manifest) -> Callable[[str], str]:
+        """By which name the manifest knows a path: one that is listed through a link is no extra file."""
+        names = {resolved(path): path for path in (*manifest.entries, *self.items)}
+        return lambda path: names.setdefault(resolved(path), path)
+
+    def _others(self) -> tuple[dict[str, str], list[str]]:
+        """Which other manifest claims which place, and the manifests that do not say."""
         places: dict[str, str] = {}
-        for path in self.items:
-            place = resolved(path)
-            if place in places:
-                problems.append(f"{path}: is the same place as {places[place]}, by a link: list it once")
-            places[place] = path
+        unreadable = []
         for other in _manifest.names(self.request.directory):
             if other == self.request.name:
                 continue
@@ -167,15 +181,44 @@ class Run:
                 manifest = _manifest.load(self.request.directory, other) or Manifest()
             except ManifestError:
                 # It is for the run of that manifest to say so.
+                unreadable.append(_manifest.manifest_path(self.request.directory, other))
                 continue
-            where = _manifest.manifest_path(self.request.directory, other)
-            for path in sorted(manifest.entries):
-                if resolved(path) in places:
-                    problems.append(
-                        f"{path}: belongs to the manifest {other} ({where}). One path has one owner: take it out of "
-                        f"{other} and run that first, or take it out of {self.request.name}"
-                    )
+            places.update({resolved(path): other for path in manifest.entries})
+        return places, unreadable
+
+    def _claimed(self, others: Mapping[str, str]) -> list[str]:
+        problems = []
+        places: dict[str, str] = {}
+        for path in self.items:
+            place = resolved(path)
+            if place in places:
+                problems.append(f"{path}: is the same place as {places[place]}, by a link: list it once")
+            places[place] = path
+        for place, path in places.items():
+            if place in others:
+                other = others[place]
+                where = _manifest.manifest_path(self.request.directory, other)
+                problems.append(
+                    f"{path}: belongs to the manifest {other} ({where}). One path has one owner: take it out of "
+                    f"{other} and run that first, or take it out of {self.request.name}"
+                )
         return problems
+
+    def _own_state(self) -> list[str]:
+        """The manifests themselves are nobody's extra files, by whatever name their directory goes."""
+        state = os.path.realpath(self.request.directory)
+        return [
+            f"{rule.path}: is {state}, where the manifests are kept: take it out of exclusive"
+            for rule in self.request.exclusive
+            if _manifest_plan.within(resolved(rule.path), [state])
+        ]
+
+    def _warn_unreadable(self, unreadable: Sequence[str], kept: Sequence[str]) -> None:
+        if unreadable and kept:
+            self.outcome.warnings.append(
+                f"{', '.join(kept)}: would be removed, because it is not listed, but was kept: {', '.join(unreadable)} "
+                "cannot be read and may claim it. Run the role of that manifest, which makes it anew, and run again"
+            )
 
     def _missing_parents(self) -> list[str]:
         problems = []
@@ -211,6 +254,9 @@ class Run:
         item = self.items.get(step.path)
         entry = manifest.entries.get(step.path)
         secret = bool((item and item.desired.secret) or (entry and entry.secret))
+        if item is None and entry is None:
+            # An extra file beside a secret one may be its copy.
+            secret = resolved(parent(step.path)) in self._secret_places(manifest)
         old = new = b""
         target = ""
         if not secret:
@@ -219,6 +265,11 @@ class Run:
         if now.kind == _manifest_plan.LINK:
             target = str(Path(step.path).readlink())
         return _manifest_diff.of_step(step, now, item.desired if item else None, (old, new), (secret, target))
+
+    def _secret_places(self, manifest: Manifest) -> set[str]:
+        listed = {path for path, item in self.items.items() if item.desired.secret}
+        known = {path for path, entry in manifest.entries.items() if entry.secret}
+        return {resolved(parent(path)) for path in listed | known}
 
     # Changing
 

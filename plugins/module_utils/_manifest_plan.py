@@ -95,28 +95,42 @@ class Plan:
     steps: tuple[Step, ...]
     ahead: Manifest
     final: Manifest
-    # No longer listed, but not ours to remove: not made by us, not empty, or no longer what we put there.
+    # Not ours to remove: no longer listed but not made by us, not empty, or no longer what we put there; or extra but
+    # claimed by another manifest.
     kept: tuple[str, ...]
     problems: tuple[str, ...]
 
 
-def plan(desired: Sequence[Desired], manifest: Manifest, actual: Mapping[str, Actual]) -> Plan:
-    """Decide the steps. A path missing in C(actual) is absent; C(actual) must cover desired and manifest."""
+def plan(
+    desired: Sequence[Desired],
+    manifest: Manifest,
+    actual: Mapping[str, Actual],
+    exclusive: Mapping[str, tuple[str, ...]] | None = None,
+    claimed: frozenset[str] = frozenset(),
+) -> Plan:
+    """Decide the steps. A path missing in C(actual) is absent; C(actual) must cover desired, manifest and exclusive.
+
+    C(exclusive) are paths that nobody but this manifest may fill, with what their removal owes; those that are
+    C(claimed) are another manifest's and stay.
+    """
     listed = {item.path: item for item in desired}
     problems = [problem for item in desired for problem in _problems(item, actual.get(item.path, Actual()))]
-    removals, kept = _removals(listed, manifest, actual)
+    extra, foreign = _extra(exclusive or {}, listed, actual, claimed)
+    removals, kept = _removals(listed, manifest, actual, extra)
     changes = [step for item in _ordered(desired) for step in _changes(item, actual.get(item.path, Actual()))]
     steps = tuple(removals) + tuple(changes)
 
     made = {step.path for step in changes if step.verb == MAKE}
     entries = {item.path: _entry(item, manifest, item.path in made) for item in desired}
     owed = manifest.owed.union(*(step.owes for step in steps))
-    removed = {step.path: manifest.entries[step.path] for step in removals}
+    leaving = {step.path for step in removals}
+    # What is extra gets no entry: after a kill it is the next list that decides whether it still is.
+    removed = {path: manifest.entries[path] for path in leaving if path in manifest.entries}
     return Plan(
         steps=steps,
         ahead=Manifest({**removed, **entries}, owed),
         final=Manifest(entries, owed),
-        kept=tuple(kept),
+        kept=tuple(dict.fromkeys(path for path in (*kept, *foreign) if path not in leaving)),
         problems=tuple(problems),
     )
 
@@ -183,10 +197,27 @@ def _changes(item: Desired, now: Actual) -> list[Step]:
     return [] if same_attributes else [Step(ATTRIBUTES, item.path)]
 
 
+def _extra(
+    exclusive: Mapping[str, tuple[str, ...]],
+    listed: Mapping[str, Desired],
+    actual: Mapping[str, Actual],
+    claimed: frozenset[str],
+) -> tuple[dict[str, Step], list[str]]:
+    """The removals of what stands where only this manifest may, and what another manifest has there."""
+    found = [
+        path for path in sorted(exclusive) if path not in listed and actual.get(path, Actual()).kind in (FILE, LINK)
+    ]
+    steps = {path: Step(REMOVE, path, exclusive[path]) for path in found if path not in claimed}
+    return steps, [path for path in found if path in claimed]
+
+
 def _removals(
-    listed: Mapping[str, Desired], manifest: Manifest, actual: Mapping[str, Actual]
+    listed: Mapping[str, Desired], manifest: Manifest, actual: Mapping[str, Actual], extra: Mapping[str, Step]
 ) -> tuple[list[Step], list[str]]:
-    """Files first, then directories from the inside, as far as they are empty by then."""
+    """Files first, then directories from the inside, as far as they are empty by then.
+
+    A file that the manifest knows is removed as it remembers, also where it would be extra.
+    """
     gone = [entry for path, entry in sorted(manifest.entries.items()) if path not in listed]
     steps: list[Step] = []
     kept: list[str] = []
@@ -198,10 +229,12 @@ def _removals(
             steps.append(_removal(entry, now))
         else:
             kept.append(entry.path)
+    known = {step.path for step in steps}
+    steps += [step for path, step in extra.items() if path not in known]
     removed = {step.path for step in steps}
     arriving = {str(PurePosixPath(path).parent) for path in listed}
     for entry in reversed(gone):
-        if entry.state != DIRECTORY:
+        if entry.state != DIRECTORY or entry.path in removed:
             continue
         now = actual.get(entry.path, Actual())
         left = {name for name in now.children if f"{entry.path}/{name}" not in removed}

@@ -14,6 +14,7 @@ description:
   - Brings all files and directories that a role leaves on a host to what is listed, in one round trip however many they
     are.
   - Remembers what it wrote in a manifest on the host, and removes what is no longer listed.
+  - Removes, where O(exclusive) says so, what was put beside its files by hand.
   - Remembers there too what a change owes, as a daemon reload or a restart, until it was done. So a run that was killed
     between writing a file and acting on it is finished by the next run.
   - Templates are rendered on the controller. All validators pass before anything is changed, and each file is replaced
@@ -111,6 +112,38 @@ options:
         type: list
         elements: str
         default: []
+  exclusive:
+    description:
+      - Directories in which names of a pattern belong to this manifest alone, as the drop-ins of a unit.
+      - Regular files and symbolic links there that O(files) does not list are removed, because they change what the
+        files of this manifest made true. They are told in RV(removed).
+      - No copy of them is kept, but C(--diff) shows their content. It is not shown if a file of this manifest in the
+        same directory is secret. Run in check mode with C(--diff) first where you do not know what is there.
+      - What another manifest on the host lists is left and told in RV(kept). While another manifest cannot be read,
+        everything that it could have listed is left, with a warning.
+      - Directories, devices, sockets and pipes are left, and what lies in inner directories is not looked at.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description:
+          - Absolute path of the directory on the host, in its plain form. It need not be listed in O(files), and not
+            exist.
+          - A symbolic link at its place is not followed; there is a warning instead.
+        type: str
+        required: true
+      pattern:
+        description:
+          - Names that belong to this manifest, with V(*), V(?) and V([]) as in Python's C(fnmatch). Upper and lower
+            case differ, and V(*) matches names that begin with a dot too.
+        type: str
+        default: "*"
+      owes:
+        description: Names of what is owed when a file is removed here, as in O(files[].owes).
+        type: list
+        elements: str
+        default: []
   actions:
     description:
       - What this task does itself for names that are owed, in this order, after the files are in place.
@@ -120,7 +153,7 @@ options:
     default: []
     suboptions:
       name:
-        description: The name as in O(files[].owes).
+        description: The name as in O(files[].owes) and O(exclusive[].owes).
         type: str
         required: true
       command:
@@ -166,6 +199,23 @@ EXAMPLES = r"""
       - name: systemd
         command: [systemctl, daemon-reload]
 
+- name: Keep a unit that nobody overrides by hand
+  steadfast.vllm.managed_files:
+    manifest: service
+    files:
+      - path: /etc/systemd/system/qwen3vl.service
+        template: unit.service.j2
+        vars:
+          instance: "{{ my_instance }}"
+        owes: [systemd, qwen3vl]
+    exclusive:
+      - path: /etc/systemd/system/qwen3vl.service.d
+        pattern: "*.conf"
+        owes: [systemd, qwen3vl]
+    actions:
+      - name: systemd
+        command: [systemctl, daemon-reload]
+
 - name: Take away everything that the manifest knows of
   steadfast.vllm.managed_files:
     manifest: service
@@ -183,7 +233,7 @@ files:
   elements: str
   sample: [/etc/systemd/system/qwen3vl.service]
 removed:
-  description: Paths that were removed, because they are no longer listed.
+  description: Paths that were removed, because they are no longer listed or O(exclusive) leaves no place for them.
   returned: success
   type: list
   elements: str
@@ -191,6 +241,7 @@ removed:
 kept:
   description:
     - Paths that are no longer listed but were left, as a directory that is not empty or was not made by this module.
+    - Paths in directories of O(exclusive) that belong to another manifest.
   returned: success
   type: list
   elements: str
@@ -231,6 +282,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_fi
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import DIRECTORY, ManifestError
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_apply import Action, Host, Request, Run
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Finished, search_path
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_exclusive import Exclusive
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Desired
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_validate import Item
 
@@ -251,6 +303,11 @@ FILE_OPTIONS = {
     "owes": {"type": "list", "elements": "str", "default": []},
     "before_remove": {"type": "list", "elements": "str", "default": []},
 }
+EXCLUSIVE_OPTIONS = {
+    "path": {"type": "str", "required": True},
+    "pattern": {"type": "str", "default": "*"},
+    "owes": {"type": "list", "elements": "str", "default": []},
+}
 ACTION_OPTIONS = {
     "name": {"type": "str", "required": True},
     "command": {"type": "list", "elements": "str", "required": True},
@@ -259,6 +316,7 @@ OPTIONS = {
     "manifest": {"type": "str", "required": True},
     "state_directory": {"type": "path", "default": DIRECTORY},
     "files": {"type": "list", "elements": "dict", "required": True, "options": FILE_OPTIONS},
+    "exclusive": {"type": "list", "elements": "dict", "default": [], "options": EXCLUSIVE_OPTIONS},
     "actions": {"type": "list", "elements": "dict", "default": [], "options": ACTION_OPTIONS},
     # All contents, packed by the action plugin.
     "sealed": {"type": "str", "no_log": True},
@@ -318,6 +376,15 @@ def items_of(files: list[dict[str, Any]], contents: list[bytes], accounts: Accou
     return items
 
 
+def printable(value: Any) -> Any:
+    """The result with every name on the host that is no UTF-8 written with escapes: Ansible refuses it otherwise."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {key: printable(inner) for key, inner in value.items()}
+    return [printable(inner) for inner in value] if isinstance(value, list) else value
+
+
 def host_of(module: AnsibleModule) -> Host:
     def label(temporary: str, path: str) -> None:
         known = os.path.lexists(path) and temporary != path
@@ -351,6 +418,9 @@ def main() -> None:
         name=module.params["manifest"],
         items=tuple(items),
         actions=tuple(Action(action["name"], tuple(action["command"])) for action in module.params["actions"]),
+        exclusive=tuple(
+            Exclusive(rule["path"], rule["pattern"], tuple(rule["owes"])) for rule in module.params["exclusive"]
+        ),
         check=module.check_mode,
         diff=module._diff,
         scratch=module.tmpdir if module.check_mode else "",
@@ -362,7 +432,7 @@ def main() -> None:
     except ManifestError as error:
         outcome, failure = run.outcome, str(error)
     for warning in accounts.warnings + outcome.warnings:
-        module.warn(warning)
+        module.warn(printable(warning))
     result: dict[str, Any] = {
         "changed": outcome.changed,
         "files": outcome.files,
@@ -375,8 +445,8 @@ def main() -> None:
     if module._diff:
         result["diff"] = outcome.diff
     if failure:
-        module.fail_json(msg=failure, **result)
-    module.exit_json(**result)
+        module.fail_json(msg=printable(failure), **printable(result))
+    module.exit_json(**printable(result))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import DIRECTORY
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_files import parent
 
-TASK_KEYS = ("manifest", "files", "actions", "state_directory")
+TASK_KEYS = ("manifest", "files", "exclusive", "actions", "state_directory")
 FILE_KEYS = (
     "path",
     "state",
@@ -38,6 +38,7 @@ FILE_KEYS = (
 )
 # What makes no sense for a directory.
 CONTENT_KEYS = ("template", "content", "source", "vars", "secret", "validate", "validate_as")
+EXCLUSIVE_KEYS = ("path", "pattern", "owes")
 ACTION_KEYS = ("name", "command")
 USUAL_MODES = (
     0o400,
@@ -78,6 +79,10 @@ def problems(arguments: Mapping[str, Any]) -> list[str]:
         found += _files_problems(files, directory if isinstance(directory, str) else DIRECTORY)
     else:
         found.append(f"files: {_say(files)} is not a list; an empty list removes every file of this manifest")
+    listed = {item["path"] for item in files if _is_file_entry(item)} if isinstance(files, list) else set()
+    found += _exclusive_problems(
+        arguments.get("exclusive"), listed, directory if isinstance(directory, str) else DIRECTORY
+    )
     found += _actions_problems(arguments.get("actions"))
     return found
 
@@ -97,6 +102,15 @@ def normalise(item: Mapping[str, Any]) -> dict[str, Any]:
         "validate_as": _optional(item.get("validate_as")),
         "owes": [str(name) for name in item.get("owes") or []],
         "before_remove": [str(word) for word in item.get("before_remove") or []],
+    }
+
+
+def normalise_exclusive(item: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry of C(exclusive) with its defaults. Only for entries without problems."""
+    return {
+        "path": str(item["path"]),
+        "pattern": _text(item.get("pattern"), "*"),
+        "owes": [str(name) for name in item.get("owes") or []],
     }
 
 
@@ -235,6 +249,49 @@ def _names_problems(value: Any, place: str) -> list[str]:
     if not isinstance(value, list):
         return [f"{place}: {_say(value)} is not a list of names"]
     return [f"{place}[{number}]: {_say(name)} is not a name" for number, name in enumerate(value) if not _is_name(name)]
+
+
+def _exclusive_problems(exclusive: Any, listed: set[str], directory: str) -> list[str]:
+    if exclusive is None:
+        return []
+    if not isinstance(exclusive, list):
+        return [f"exclusive: {_say(exclusive)} is not a list of maps with at least a path"]
+    found: list[str] = []
+    first: dict[tuple[str, str], int] = {}
+    for number, item in enumerate(exclusive):
+        place = f"exclusive[{number}]"
+        if not isinstance(item, dict):
+            found.append(f"{place}: {_say(item)} is not a map with at least a path")
+            continue
+        found += _unknown(item, EXCLUSIVE_KEYS, f"{place}.")
+        found += _names_problems(item.get("owes"), f"{place}.owes")
+        wrong = _path_problems(item.get("path"), f"{place}.path")
+        wrong += _pattern_problems(item.get("pattern"), f"{place}.pattern")
+        found += wrong
+        if wrong:
+            continue
+        path, pattern = str(item["path"]), _text(item.get("pattern"), "*")
+        if path in listed:
+            found.append(f"{place}.path: {path} is listed as a file: give the directory that it lies in")
+        if path == directory or path.startswith(directory + "/"):
+            found.append(f"{place}.path: {path} is where the manifests are kept: choose another place")
+        if (path, pattern) in first:
+            found.append(
+                f"{place}: {path} with the pattern {pattern} is already exclusive[{first[path, pattern]}]: "
+                "list each once"
+            )
+        first.setdefault((path, pattern), number)
+    return found
+
+
+def _pattern_problems(pattern: Any, place: str) -> list[str]:
+    if pattern is None:
+        return []
+    if not isinstance(pattern, str) or not pattern or "\0" in pattern:
+        return [f'{place}: {_say(pattern)} is not a pattern for names, as "*.conf"']
+    if "/" in pattern:
+        return [f"{place}: {pattern} holds a /: it is for names in the directory alone, which path gives"]
+    return []
 
 
 def _actions_problems(actions: Any) -> list[str]:

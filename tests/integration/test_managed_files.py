@@ -43,6 +43,7 @@ class Playbook:
 
     def start(self, files: Any, *options: str, **variables: Any) -> subprocess.Popen[str]:
         arguments = {"manifest": "thing", "state_directory": str(self.state), "files": files}
+        arguments["exclusive"] = variables.pop("exclusive", [])
         arguments["actions"] = variables.pop("actions", [{"name": "systemd", "command": ["true"]}])
         return self.start_tasks([{"name": "Keep", "steadfast.vllm.managed_files": arguments}], *options, **variables)
 
@@ -246,6 +247,33 @@ def test_a_run_killed_in_its_own_command_is_finished_by_the_next(playbook: Playb
     assert (third["removed"], third["owed"]) == ([playbook.path("old")], ["qwen"])
 
 
+def test_a_drop_in_put_there_by_hand_is_taken_away(playbook: Playbook) -> None:
+    unit = {"path": playbook.path("qwen.service"), "content": "[Service]\n", "owes": ["systemd", "qwen"]}
+    rule = {"path": playbook.path("qwen.service.d"), "pattern": "*.conf", "owes": ["systemd", "qwen"]}
+    assert playbook.run([unit], exclusive=[rule])["changed"] is True
+    _manifest.settle(str(playbook.state), ["qwen"])
+    folder = playbook.host / "qwen.service.d"
+    folder.mkdir()
+    odd = os.fsdecode(b"odd-\xff.conf")
+    (folder / "override.conf").write_text("[Service]\nUser=nobody\n", encoding="utf-8")
+    (folder / odd).touch()
+    told = playbook.run([unit], "--check", "--diff", exclusive=[rule])
+    assert told["removed"] == [str(folder / "odd-\\xff.conf"), str(folder / "override.conf")]
+    assert "-User=nobody" in told.output
+    assert len(list(folder.iterdir())) == 2
+    did = playbook.run([unit], "--diff", exclusive=[rule])
+    for key in ("changed", "files", "removed", "kept", "actions", "owed"):
+        assert did[key] == told[key], key
+    assert (did["changed"], did["files"], did["actions"], did["owed"]) == (True, [], ["systemd"], ["qwen"])
+    assert list(folder.iterdir()) == []
+    assert _manifest.owed(str(playbook.state)) == {"qwen"}
+    again = playbook.run([unit], exclusive=[rule])
+    assert (again["changed"], again["removed"], again["owed"]) == (False, [], ["qwen"])
+    wrong = playbook.run([unit], exclusive=[{**rule, "patern": "*", "pattern": "a/*"}])
+    assert "exclusive[0].patern: unknown key, did you mean pattern?" in wrong.message
+    assert "exclusive[0].pattern: a/* holds a /" in wrong.message
+
+
 def test_two_runs_at_once_take_turns(playbook: Playbook) -> None:
     marks = playbook.root / "marks"
     slow = f"echo in >> {marks}; sleep 1; echo out >> {marks}"
@@ -293,5 +321,5 @@ def test_the_examples_of_the_documentation_run(playbook: Playbook) -> None:
     variables = {"my_instance": {"command": "/bin/true"}, "my_api_key": SECRET}
     result = Result(playbook.start_tasks(tasks, **variables))
     assert result.code == 0, result.output
-    assert "ok=2    changed=2" in result.output
+    assert "ok=3    changed=3" in result.output
     assert list(playbook.host.iterdir()) == []

@@ -21,6 +21,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest import ManifestError
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_apply import Action, Host, Outcome, Request, Run
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_commands import Finished
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_exclusive import Exclusive
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import DIRECTORY, FILE, Desired, Manifest
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_validate import Item
 
@@ -376,6 +377,99 @@ def test_no_room_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) 
     assert place.owed() == set()
 
 
+# Extra files
+
+
+def test_extra_files_are_told_then_removed_and_owed(place: Place, tmp_path: Path) -> None:
+    listed = place.file("d/listed.conf", "x", owes=("systemd",))
+    items = (place.directory("d"), listed)
+    place.run(*items)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("not ours", encoding="utf-8")
+    folder = place.root / "d"
+    (folder / "a.conf").write_text("drift\n", encoding="utf-8")
+    (folder / "b.conf").symlink_to(elsewhere)
+    (folder / "binary.conf").write_bytes(b"\0\1")
+    (folder / "readme").write_text("no match", encoding="utf-8")
+    (folder / "inner.conf").mkdir()
+    (folder / "inner.conf" / "c.conf").write_text("deeper", encoding="utf-8")
+    os.mkfifo(folder / "pipe.conf")
+    rules = (Exclusive(str(folder), "*.conf", ("systemd", "qwen")), Exclusive(str(place.root / "none"), owes=("no",)))
+    told = place.run(*items, exclusive=rules, check=True, diff=True)
+    assert (folder / "a.conf").exists()
+    did = place.run(*items, exclusive=rules, diff=True)
+    assert dataclasses.asdict(told) == dataclasses.asdict(did)
+    assert did.removed == [str(folder / name) for name in ("a.conf", "b.conf", "binary.conf")]
+    assert (did.actions, did.owed, place.owed()) == (["systemd"], ["qwen"], {"qwen"})
+    before = {entry["before_header"]: entry["before"] for entry in did.diff}
+    assert before[f"{folder}/a.conf"] == "drift\n"
+    assert before[f"{folder}/b.conf"] == f"symbolic link to {elsewhere}\n"
+    assert before[f"{folder}/binary.conf"].startswith("(binary content, 2 bytes, sha256 ")
+    assert elsewhere.read_text(encoding="utf-8") == "not ours"
+    assert sorted(path.name for path in folder.iterdir()) == ["inner.conf", "listed.conf", "pipe.conf", "readme"]
+    assert (folder / "inner.conf" / "c.conf").exists()
+    again = place.run(*items, exclusive=rules)
+    assert (again.changed, again.removed, again.owed) == (False, [], ["qwen"])
+
+
+def test_an_extra_file_beside_a_secret_one_is_not_shown(place: Place) -> None:
+    items = (place.directory("d"), place.file("d/env", "KEY=hunter2", secret=True))
+    place.run(*items)
+    (place.root / "d" / "env.bak").write_text("KEY=hunter2", encoding="utf-8")
+    (place.root / "link").symlink_to(place.root)
+    outcome = place.run(*items, exclusive=(Exclusive(str(place.root / "link" / "d")),), diff=True)
+    assert outcome.removed == [str(place.root / "link" / "d" / "env.bak")]
+    assert outcome.diff[0]["before"] == "(secret content, not shown)\n"
+    assert "hunter2" not in repr(outcome)
+
+
+def test_what_is_listed_through_a_link_is_no_extra_file(place: Place) -> None:
+    (place.root / "link").symlink_to(place.root)
+    items = (place.directory("d"), place.file("d/a", "x"), place.file("d/old", "x", owes=("old",)))
+    place.run(*items)
+    rules = (Exclusive(str(place.root / "link" / "d"), owes=("extra",)), Exclusive(str(place.root / "d"), "*"))
+    (place.root / "d" / "extra").touch()
+    outcome = place.run(*items[:2], exclusive=rules)
+    assert len(outcome.removed) == 2
+    assert {Path(path).name for path in outcome.removed} == {"old", "extra"}
+    assert place.owed() == {"old", "extra"}
+    assert [path.name for path in (place.root / "d").iterdir()] == ["a"]
+
+
+def test_a_linked_directory_is_not_followed(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "a.conf").touch()
+    (place.root / "d").symlink_to(tmp_path)
+    outcome = place.run(place.file("x", "x"), exclusive=(Exclusive(str(place.root / "d")),))
+    assert outcome.removed == []
+    assert "is a symbolic link" in outcome.warnings[0]
+    assert (tmp_path / "a.conf").exists()
+
+
+def test_another_manifests_files_are_kept(place: Place) -> None:
+    (place.root / "d").mkdir()
+    Run(Request(str(place.state), "other", (place.file("d/theirs", "x"),)), Host(run_command))()
+    (place.root / "d" / "extra").touch()
+    rules = (Exclusive(str(place.root / "d")),)
+    told = place.run(exclusive=rules, check=True)
+    did = place.run(exclusive=rules)
+    assert (told.kept, told.removed) == (did.kept, did.removed)
+    assert (did.kept, did.removed) == ([str(place.root / "d" / "theirs")], [str(place.root / "d" / "extra")])
+    # While it cannot be read, nobody knows what it claims.
+    (place.state / "other.json").write_text("{", encoding="utf-8")
+    (place.root / "d" / "extra").touch()
+    unsure = place.run(exclusive=rules)
+    assert (unsure.removed, len(unsure.kept)) == ([], 2)
+    assert "other.json cannot be read and may claim it" in unsure.warnings[0]
+
+
+def test_the_manifests_are_nobodys_extra_files(place: Place) -> None:
+    place.run(place.file("a", "x"))
+    (place.root / "link").symlink_to(place.state.parent)
+    with pytest.raises(ManifestError, match="where the manifests are kept"):
+        place.run(exclusive=(Exclusive(str(place.root / "link" / "state")),))
+    assert (place.state / "service.json").exists()
+
+
 # Kills
 
 
@@ -387,6 +481,8 @@ def before_kill(place: Place) -> None:
         place.file("changed", "old", owes=("qwen",)),
         place.file("mode", "same", mode=0o600),
     )
+    (place.root / "drop-ins").mkdir()
+    (place.root / "drop-ins" / "extra.conf").touch()
     _manifest.settle(str(place.state), ["old", "qwen"])
     place.log.unlink(missing_ok=True)
 
@@ -401,7 +497,18 @@ def wanted(place: Place) -> tuple[Item, ...]:
     )
 
 
-FINAL = {"changed": "new", "mode": "same", "new": "<directory>", "new/unit": "new", "secret": "hunter2"}
+def only_ours(place: Place) -> dict[str, Any]:
+    return {"exclusive": (Exclusive(str(place.root / "drop-ins"), "*.conf", ("systemd", "extra")),)}
+
+
+FINAL = {
+    "changed": "new",
+    "drop-ins": "<directory>",
+    "mode": "same",
+    "new": "<directory>",
+    "new/unit": "new",
+    "secret": "hunter2",
+}
 
 
 def run_in_child(place: Place, arm: Callable[[Host], None]) -> bool:
@@ -411,7 +518,7 @@ def run_in_child(place: Place, arm: Callable[[Host], None]) -> bool:
         try:
             host = Host(place.run_and_record)
             arm(host)
-            place.run(*wanted(place), host=host)
+            place.run(*wanted(place), host=host, **only_ours(place))
         finally:
             sys.settrace(None)
             os._exit(0)
@@ -424,14 +531,14 @@ def check_mended(place: Place) -> None:
     # Readers never see a half-written file: each is as it was, or as it is to be.
     assert between.get("changed") in ("old", "new")
     assert between.get("new/unit") in (None, "new")
-    place.run(*wanted(place))
+    place.run(*wanted(place), **only_ours(place))
     assert place.stands() == FINAL
     assert (place.root / "mode").stat().st_mode & 0o7777 == 0o640
     # The reload ran with everything in place, the restarts are still owed.
     assert place.log.read_text(encoding="utf-8").splitlines()[-1] == "true | new"
-    assert place.owed() == {"qwen", "gemma", "old"}
+    assert place.owed() == {"qwen", "gemma", "old", "extra"}
     assert sorted(path.name for path in place.state.iterdir()) == [".lock", "service.json"]
-    assert not place.run(*wanted(place)).changed
+    assert not place.run(*wanted(place), **only_ours(place)).changed
 
 
 def kill() -> None:
@@ -508,7 +615,7 @@ def test_a_kill_and_then_another_list_leaves_no_temporary_file(place: Place) -> 
     assert run_in_child(place, arm)
     assert list(place.root.rglob(".*"))
     place.run(place.file("changed", "old", owes=("qwen",)), place.file("mode", "same", mode=0o600))
-    assert place.stands() == {"changed": "old", "mode": "same"}
+    assert place.stands() == {"changed": "old", "drop-ins": "<directory>", "mode": "same"}
 
 
 def test_the_fast_path_writes_and_runs_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

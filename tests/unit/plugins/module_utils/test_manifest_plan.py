@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest_plan as p
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_exclusive import Exclusive, matching, warnings
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import (
     Actual,
     Desired,
@@ -188,6 +190,93 @@ def test_after_an_error_only_what_was_done_is_owed_and_nothing_is_forgotten(
     removed = {step.path for step in done if step.verb in (p.REMOVE, p.FORGET)}
     written = {step.path for step in done} - removed
     assert set(truth.entries) == (set(manifest.entries) - removed) | written
+
+
+rules = st.lists(
+    st.builds(Exclusive, st.sampled_from(DIRECTORIES), st.sampled_from(["*", "f*", "a", "?", "[!a]", "none"]), names),
+    max_size=3,
+)
+some_claimed = st.frozensets(st.sampled_from((*FILES, "/d/foreign", "/g/foreign")), max_size=3)
+
+
+def visible(host: dict[str, Actual]) -> dict[str, Actual]:
+    """The same host without what lies in no directory: only what a directory shows can be found in it."""
+    return with_children({path: now for path, now in host.items() if str(PurePosixPath(path).parent) in {*host, "/"}})
+
+
+def covers(rule: Exclusive, path: str) -> bool:
+    place = PurePosixPath(path)
+    return str(place.parent) == rule.path and fnmatchcase(place.name, rule.pattern)
+
+
+@settings(max_examples=100, deadline=None)
+@given(lists, manifests, hosts(), rules, some_claimed)
+def test_exclusive_removes_exactly_what_a_pattern_covers_and_nobody_lists(
+    desired: tuple[Desired, ...],
+    manifest: Manifest,
+    host: dict[str, Actual],
+    exclusive: list[Exclusive],
+    claimed: frozenset[str],
+) -> None:
+    host = visible(host)
+    decided = plan(desired, manifest, host, matching(exclusive, host), claimed)
+    listed = {item.path for item in desired}
+    removed = {step.path: step for step in decided.steps if step.verb == p.REMOVE}
+    covered = {
+        path for path, now in host.items() if now.kind != p.DIRECTORY and any(covers(rule, path) for rule in exclusive)
+    }
+    assert not set(removed) & listed
+    assert set(removed) - set(manifest.entries) == covered - listed - claimed - set(manifest.entries)
+    assert (covered & claimed) - listed - set(manifest.entries) <= set(decided.kept)
+    assert not set(removed) & set(decided.kept)
+    for path in set(removed) - set(manifest.entries):
+        owes = {name for rule in exclusive if covers(rule, path) for name in rule.owes}
+        assert set(removed[path].owes) == owes <= decided.ahead.owed
+    # Written ahead is the debt, not the file: it never becomes the manifest's own.
+    assert set(decided.ahead.entries) <= listed | set(manifest.entries)
+    after = take(host, decided.steps, desired)
+    again = plan(desired, decided.final, after, matching(exclusive, after), claimed)
+    assert (again.steps, again.final) == ((), decided.final)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lists, manifests, hosts(), rules, st.integers(min_value=0, max_value=20))
+def test_a_kill_between_removals_of_extra_files_keeps_the_debt(
+    desired: tuple[Desired, ...],
+    manifest: Manifest,
+    host: dict[str, Actual],
+    exclusive: list[Exclusive],
+    killed_after: int,
+) -> None:
+    host = visible(host)
+    whole = plan(desired, manifest, host, matching(exclusive, host))
+    left = take(host, whole.steps[:killed_after], desired)
+    second = plan(desired, whole.ahead, left, matching(exclusive, left))
+    assert take(left, second.steps, desired) == take(host, whole.steps, desired)
+    assert second.final == whole.final
+
+
+def test_a_directory_that_was_made_goes_with_its_last_extra_file() -> None:
+    manifest = Manifest({"/d": Entry("/d", p.DIRECTORY, made=True), "/d/a": Entry("/d/a", owes=("known",))})
+    host = with_children(
+        {"/d": Actual(p.DIRECTORY), "/d/a": Actual(p.FILE), "/d/b": Actual(p.LINK), "/d/c": Actual(p.OTHER)}
+    )
+    kept = plan([], manifest, host, matching([Exclusive("/d", owes=("extra",))], host))
+    assert kept.steps == (Step(p.REMOVE, "/d/a", ("known",)), Step(p.REMOVE, "/d/b", ("extra",)))
+    assert kept.kept == ("/d",)
+    del host["/d/c"]
+    host = with_children(host)
+    gone = plan([], manifest, host, matching([Exclusive("/d", owes=("extra",))], host))
+    assert [step.path for step in gone.steps] == ["/d/a", "/d/b", "/d"]
+
+
+def test_what_stands_at_the_place_of_an_exclusive_directory_is_told() -> None:
+    exclusive = [Exclusive("/gone"), Exclusive("/d"), Exclusive("/link"), Exclusive("/link", "a"), Exclusive("/x")]
+    host = {"/d": Actual(p.DIRECTORY), "/link": Actual(p.LINK), "/x": Actual(p.FILE)}
+    link, file = warnings(exclusive, host)
+    assert link.startswith("/link: is a symbolic link, so nothing in it was looked at")
+    assert file.startswith("/x: is no directory")
+    assert matching(exclusive, host) == {}
 
 
 @pytest.mark.parametrize(

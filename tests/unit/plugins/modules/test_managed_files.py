@@ -28,6 +28,9 @@ def test_both_halves_and_the_documentation_know_the_same_options() -> None:
     options = yaml.safe_load(managed_files.DOCUMENTATION)["options"]
     assert set(options) == {*_manifest_options.TASK_KEYS, "sealed"} == set(managed_files.OPTIONS)
     assert set(options["files"]["suboptions"]) == set(_manifest_options.FILE_KEYS) == set(managed_files.FILE_OPTIONS)
+    exclusive = set(options["exclusive"]["suboptions"])
+    assert exclusive == set(_manifest_options.EXCLUSIVE_KEYS) == set(managed_files.EXCLUSIVE_OPTIONS)
+    assert exclusive == set(_manifest_options.normalise_exclusive({"path": "/a"}))
     assert set(options["actions"]["suboptions"]) == set(_manifest_options.ACTION_KEYS)
     normal = _manifest_options.normalise({"path": "/a", "content": ""})
     assert set(normal) == set(_manifest_options.FILE_KEYS) - {"template", "content", "source", "vars"}

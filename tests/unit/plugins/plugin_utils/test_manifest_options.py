@@ -8,7 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.steadfast.vllm.plugins.plugin_utils._manifest_options import normalise, problems
+from ansible_collections.steadfast.vllm.plugins.plugin_utils._manifest_options import (
+    normalise,
+    normalise_exclusive,
+    problems,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +129,45 @@ def test_a_wrong_task_option(arguments: dict[str, Any], says: str) -> None:
     assert says in found[0]
 
 
+def test_a_good_exclusive_has_no_problems() -> None:
+    rules: list[dict[str, Any]] = [
+        {"path": "/etc/systemd/system/qwen3vl.service.d", "pattern": "*.conf", "owes": ["systemd", "qwen3vl"]},
+        {"path": "/etc/systemd/system/qwen3vl.service.d", "pattern": "*.d"},
+        {"path": "/etc/x"},
+    ]
+    assert of(exclusive=rules) == of(exclusive=[]) == of(exclusive=None) == []
+    assert normalise_exclusive(rules[0]) == rules[0]
+    assert normalise_exclusive({"path": "/etc/x"}) == {"path": "/etc/x", "pattern": "*", "owes": []}
+
+
+@pytest.mark.parametrize(
+    ("exclusive", "says"),
+    [
+        ({"path": "/etc"}, "exclusive: {'path': '/etc'} is not a list of maps"),
+        (["/etc"], "exclusive[0]: '/etc' is not a map"),
+        ([{"path": "/a", "patern": "*"}], "exclusive[0].patern: unknown key, did you mean pattern?"),
+        ([{}], "exclusive[0].path: nothing is not a path"),
+        ([{"path": "etc"}], "exclusive[0].path: etc is relative"),
+        ([{"path": "/a/"}], "exclusive[0].path: /a/ is not in its plain form: write /a"),
+        ([{"path": "/"}], "exclusive[0].path: / is not for managed_files"),
+        ([{"path": "/var/lib/steadfast"}], "exclusive[0].path: /var/lib/steadfast is where the manifests are kept"),
+        ([{"path": "/etc/a"}], "exclusive[0].path: /etc/a is listed as a file: give the directory"),
+        ([{"path": "/a", "pattern": ""}], "exclusive[0].pattern: '' is not a pattern for names"),
+        ([{"path": "/a", "pattern": 5}], "exclusive[0].pattern: 5 is not a pattern for names"),
+        ([{"path": "/a", "pattern": "b/*"}], "exclusive[0].pattern: b/* holds a /: it is for names in the directory"),
+        ([{"path": "/a", "owes": "x"}], "exclusive[0].owes: 'x' is not a list of names"),
+        (
+            [{"path": "/a"}, {"path": "/a", "pattern": "*"}],
+            "exclusive[1]: /a with the pattern * is already exclusive[0]",
+        ),
+    ],
+)
+def test_a_wrong_exclusive(exclusive: Any, says: str) -> None:
+    found = of(files=[GOOD], exclusive=exclusive)
+    assert len(found) == 1, found
+    assert says in found[0]
+
+
 def test_all_problems_are_told_at_once() -> None:
     assert len(of_file(mode=420, owes="x", valdate="y")) == 3
 
@@ -152,7 +195,10 @@ KEYS = [
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), anything), anything, anything)
 def test_no_input_gives_a_traceback(item: dict[str, Any], files: Any, actions: Any) -> None:
-    of(files=files, actions=actions)
+    of(files=files, actions=actions, exclusive=files)
+    for rule in ({"path": "/a", "pattern": files, "owes": actions}, {"path": files}):
+        if not of(exclusive=[rule]):
+            normalise_exclusive(rule)
     if not of(files=[item]):
         normalise(item)
 
