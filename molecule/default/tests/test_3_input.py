@@ -44,7 +44,10 @@ CASES = {
     "matcher 600": ({"vllm_health_check": {"matcher": "600"}}, ["matcher", "600"]),
     "a release below the security floor": ({"vllm_minimum_version": "99.0.0"}, ["99.0.0", "0.32.0"]),
     "a target group that is not there": ({"vllm_target_groups": ["no-such-group"]}, ["no-such-group"]),
-    "disk too small": ({"vllm_root": "/opt/elsewhere", "vllm_release_bytes": 10**16}, ["disk[/opt/elsewhere]", "TiB more than is free"]),
+    "disk too small": (
+        {"vllm_root": "/opt/elsewhere", "vllm_release_bytes": 10**16},
+        ["disk[/opt/elsewhere]", "TiB more than is free"],
+    ),
 }
 
 
