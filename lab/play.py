@@ -66,10 +66,11 @@ def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str
 
 
 FOLDERS = "/etc /opt/uv /opt/vllm /opt/vllm-keeper /usr/local /var/lib/steadfast /var/lib/vllm"
-# Names, modes, owners and contents, less what an installed environment holds: its name says its content.
+# Names, modes, owners and contents, less what an installed environment holds (its name says its content) and what a
+# lock says of its last holder.
 FINGERPRINT = rf"""
 find {FOLDERS} -xdev \( -name __pycache__ -o -name site-packages \) -prune -o -printf '%p %m %u %g %l %y\n' | sort
-find {FOLDERS} -xdev \( -name __pycache__ -o -name site-packages \) -prune -o -type f -exec sha256sum {{}} + | sort
+find {FOLDERS} -xdev \( -name __pycache__ -o -name site-packages -o -name .lock \) -prune -o -type f -exec sha256sum {{}} + | sort
 dpkg-query -W
 systemctl show -p MainPID -p ActiveEnterTimestampMonotonic qwen3vl haproxy
 """
