@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _releases
+from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner
 
 # Written last: a release without it is half a release.
 MARKER = ".complete.json"
@@ -69,8 +69,9 @@ class Python:
 class Environment:
     """The releases under one root."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, run: Runner) -> None:
         self.request = request
+        self.run = run
         self.root = Path(request.root)
         self.releases = self.root / "releases"
         self.current = self.root / "current"
@@ -83,16 +84,15 @@ class Environment:
         if not request.python.startswith("/"):
             return self._managed(request.python)
         try:
-            done = subprocess.run(
+            done = self.run(
                 [request.python, "-I", "-c", "import sys; print(sys.implementation.name, *sys.version_info[:3])"],
-                capture_output=True,
-                text=True,
                 timeout=60,
-                check=True,
             )
-            name, *numbers = done.stdout.split()
+            if done.status:
+                raise ValueError(f"exit {done.status}: {done.errors.strip()[-300:]}")
+            name, *numbers = done.output.split()
             version = [int(number) for number in numbers]
-        except (OSError, subprocess.SubprocessError, ValueError) as err:
+        except (OSError, ValueError) as err:
             raise Problem(f"python: {request.python} does not run on this host ({err})") from err
         if _releases.python_allowed(request.requires_python, version):
             return Python(request.python, f"{name}-{version[0]}.{version[1]}", managed=False)
@@ -221,7 +221,7 @@ class Environment:
         self.releases.mkdir(parents=True, exist_ok=True)
         path = self.root / ".lock"
         self.lock_descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        # uv inherits it (pass_fds): while a uv whose Ansible was killed still writes, the root stays held.
+        # uv inherits it (held): while a uv whose Ansible was killed still writes, the root stays held.
         try:
             deadline = time.monotonic() + LOCK_WAIT
             while True:
@@ -301,29 +301,22 @@ class Environment:
         variables.update(self.request.environment)
         # The cache lies beside the releases, where files are shared by hard links, unless this host has a place for it.
         usual = Path(variables.get("XDG_CACHE_HOME") or Path(variables.get("HOME", "/root"), ".cache"), "uv")
-        said = subprocess.run(
-            [self.request.uv, "cache", "dir"], env=variables, cwd="/", capture_output=True, text=True, check=False
-        )
-        if said.stdout.strip() in ("", str(usual)):
+        said = self.run([self.request.uv, "cache", "dir"], environment=variables, folder="/")
+        if said.output.strip() in ("", str(usual)):
             variables["UV_CACHE_DIR"] = str(self.root / "cache")
         return variables
 
     def _uv(self, arguments: list[str], what: str) -> None:
         """Run uv, or fail with what it said."""
-        done = subprocess.run(
+        done = self.run(
             [self.request.uv, *arguments],
-            env=self._variables(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd=str(self.root),
-            pass_fds=(self.lock_descriptor,),
-            check=False,
+            environment=self._variables(),
+            folder=str(self.root),
+            held=(self.lock_descriptor,),
         )
-        if done.returncode == 0:
+        if done.status == 0:
             return
-        said = _releases.redact(done.stderr.strip(), self.request.environment)
+        said = _releases.redact(done.errors.strip(), self.request.environment)
         package = _releases.hash_failure(said)
         nothing = "Nothing was switched and the half-built release was removed."
         if package:
@@ -336,19 +329,14 @@ class Environment:
             )
         if "os error 28" in said or "No space left" in said:
             raise Problem(f"{self.root}: the disk became full while {what} was installed. {nothing}\n{said}")
-        raise Problem(f"uv could not install {what} (exit {done.returncode}). {nothing}\n{said}")
+        raise Problem(f"uv could not install {what} (exit {done.status}). {nothing}\n{said}")
 
     def _verify(self, path: Path) -> None:
         """Ask the new release itself what is in it."""
         code = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
-        done = subprocess.run(
-            [str(path / "bin" / "python"), "-I", "-c", code, self.request.package],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode or done.stdout.strip() != self.request.version:
-            said = done.stdout.strip() or done.stderr.strip().splitlines()[-1:]
+        done = self.run([str(path / "bin" / "python"), "-I", "-c", code, self.request.package])
+        if done.status or done.output.strip() != self.request.version:
+            said = done.output.strip() or done.errors.strip().splitlines()[-1:]
             raise Problem(
                 f"{path}: {self.request.package} {self.request.version} was installed, but the environment"
                 f" answers {said}. Nothing was switched and the release was removed."

@@ -158,6 +158,10 @@ def explain(err: Exception, model: dict[str, Any], token: str) -> str:
     return text.replace(token, "****") if token else text
 
 
+def _answer(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
 def main() -> int:
     """Read the request, fetch, answer in one line of JSON."""
     request = json.loads(sys.stdin.read())
@@ -166,7 +170,7 @@ def main() -> int:
         try:
             fetched[model["path"]] = fetch(model, request)
         except Exception as err:  # the answer is for a person: whatever it was, it names the model
-            print(json.dumps({"failed": explain(err, model, request["token"]), "fetched": fetched}))
+            _answer({"failed": explain(err, model, request["token"]), "fetched": fetched})
             return 1
-    print(json.dumps({"fetched": fetched}))
+    _answer({"fetched": fetched})
     return 0

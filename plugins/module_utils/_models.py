@@ -13,13 +13,26 @@ import inspect
 import json
 import os
 import pwd
-import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _hub_fetch, _releases
+from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner
 
+# The module's own Python becomes the user before it starts another program, so that root runs nothing of that user's.
+AS_USER = """\
+import os, sys
+user, group, groups, *command = sys.argv[1:]
+try:
+    os.setgroups([int(number) for number in groups.split(",")])
+    os.setgid(int(group))
+    os.setuid(int(user))
+    os.execv(command[0], command)
+except OSError as err:
+    sys.exit(f"{command[0]} as user {user}: {err.strerror}")
+"""
 RUN = (
     "import json, sys, io; sent = json.loads(sys.stdin.read()); sys.stdin = io.StringIO(sent['request']);"
     " names = {'__name__': 'hub_fetch'};"
@@ -47,8 +60,9 @@ class Request:
 class Models:
     """The models of this host."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, run: Runner) -> None:
         self.request = request
+        self.run = run
 
     def ensure(self, check_mode: bool) -> dict[str, Any]:
         """Check what is given by path, fetch what is missing. Returns the module's result."""
@@ -104,29 +118,27 @@ class Models:
             **{name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in os.environ},
             **request.environment,
         }
-        done = subprocess.run(
-            [request.python, "-I", "-c", RUN],
-            input=json.dumps({"program": inspect.getsource(_hub_fetch), "request": json.dumps(work)}),
-            env=variables,
-            cwd="/",
-            user=account.pw_uid,
-            group=account.pw_gid,
-            extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
-            umask=0o022,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
+        done = self.run(
+            [*as_user(account), request.python, "-I", "-c", RUN],
+            given=json.dumps({"program": inspect.getsource(_hub_fetch), "request": json.dumps(work)}),
+            environment=variables,
+            folder="/",
         )
         try:
-            answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            answer: dict[str, Any] = json.loads(done.output.strip().splitlines()[-1])
         except (ValueError, IndexError) as err:
-            said = _releases.redact(done.stderr.strip()[-2000:], {**request.environment, "TOKEN": request.token})
-            raise Problem(f"the fetch ended with status {done.returncode} and no answer. {said}") from err
+            said = _releases.redact(done.errors.strip()[-2000:], {**request.environment, "TOKEN": request.token})
+            raise Problem(f"the fetch ended with status {done.status} and no answer. {said}") from err
         if "failed" in answer:
             raise Problem(_releases.redact(str(answer["failed"]), {**request.environment, "TOKEN": request.token}))
         fetched: dict[str, dict[str, Any]] = answer["fetched"]
         return fetched
+
+
+def as_user(account: pwd.struct_passwd) -> list[str]:
+    """What stands before a command that another user is to run."""
+    groups = ",".join(map(str, os.getgrouplist(account.pw_name, account.pw_gid)))
+    return [sys.executable, "-I", "-c", AS_USER, str(account.pw_uid), str(account.pw_gid), groups]
 
 
 def _make_root(path: Path, account: pwd.struct_passwd) -> None:

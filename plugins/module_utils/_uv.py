@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import IO, Any
 
 from ansible.module_utils.urls import open_url
 from ansible_collections.steadfast.vllm.plugins.module_utils import _releases
+from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner
 
 PROGRAMS = ("uv", "uvx")
 MARKER = ".complete.json"
@@ -61,8 +61,9 @@ def expected_checksum(checksum: str) -> str:
 class Tool:
     """uv on this host."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, run: Runner) -> None:
         self.request = request
+        self.run = run
         self.root = Path(request.root)
         self.home = self.root / request.version
         self.program = self.home / "bin" / "uv"
@@ -199,24 +200,16 @@ class Tool:
         variables = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
         variables.update(self.request.environment)
         try:
-            done = subprocess.run(
-                command,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                pass_fds=(self.lock_descriptor,),  # held as long as a child of a killed run still writes
-                check=False,
-            )
+            # the lock is held as long as a child of a killed run still writes
+            done = self.run(command, environment=variables, held=(self.lock_descriptor,))
         except OSError as err:
             raise Problem(f"{command[0]}: {err.strerror}") from err
-        if done.returncode == 0:
-            return done.stdout
-        said = _releases.redact((done.stdout + done.stderr).strip(), self.request.environment)
+        if done.status == 0:
+            return done.output
+        said = _releases.redact((done.output + done.errors).strip(), self.request.environment)
         if "DO NOT MATCH THE HASHES" in said:
             raise Problem(f"the index served another uv than the one that was locked. Nothing was installed.\n{said}")
-        raise Problem(f"{what} failed (exit {done.returncode}). Nothing was installed.\n{said}")
+        raise Problem(f"{what} failed (exit {done.status}). Nothing was installed.\n{said}")
 
 
 def _sha256(stream: IO[bytes]) -> str:

@@ -157,6 +157,7 @@ import zlib
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steadfast.vllm.plugins.module_utils._command import runner
 from ansible_collections.steadfast.vllm.plugins.module_utils._environment import Environment, Problem, Request
 
 
@@ -186,7 +187,7 @@ def main() -> None:
         )
     sealed: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(module.params["sealed"])))
     options = {name: value for name, value in module.params.items() if name not in ("sealed", "environment", "minimum")}
-    environment = Environment(Request(**options, **sealed))
+    environment = Environment(Request(**options, **sealed), runner(module.run_command))
     try:
         result = environment.ensure(check_mode=module.check_mode)
     except Problem as err:

@@ -88,6 +88,7 @@ version:
 import json
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steadfast.vllm.plugins.module_utils._command import runner
 from ansible_collections.steadfast.vllm.plugins.module_utils._uv import Problem, Request, Tool
 
 
@@ -115,7 +116,8 @@ def main() -> None:
     except (ValueError, AttributeError):
         module.fail_json(msg="uv_tool: environment: not a dictionary of settings")
     try:
-        result = Tool(Request(**options, environment=environment)).ensure(check_mode=module.check_mode)
+        tool = Tool(Request(**options, environment=environment), runner(module.run_command))
+        result = tool.ensure(check_mode=module.check_mode)
     except Problem as err:
         module.fail_json(msg=f"uv_tool: {err}")
     except OSError as err:

@@ -106,6 +106,7 @@ fetched:
 import json
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.steadfast.vllm.plugins.module_utils._command import runner
 from ansible_collections.steadfast.vllm.plugins.module_utils._models import Models, Problem, Request
 
 
@@ -141,7 +142,8 @@ def main() -> None:
     except (ValueError, AttributeError):
         module.fail_json(msg="vllm_models: environment: not a dictionary of settings")
     try:
-        result = Models(Request(**options, environment=environment)).ensure(check_mode=module.check_mode)
+        models = Models(Request(**options, environment=environment), runner(module.run_command))
+        result = models.ensure(check_mode=module.check_mode)
     except Problem as err:
         module.fail_json(msg=f"vllm_models: {err}")
     except OSError as err:

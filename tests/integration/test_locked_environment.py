@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _environment
 from ansible_collections.steadfast.vllm.plugins.module_utils._environment import Environment, Problem, Request
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
+from ansible_collections.steadfast.vllm.tests.real_runner import real_runner
 
 TOP = Path(__file__).parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -59,7 +60,7 @@ def environment(root: Path, text: str = SIX, **options: Any) -> Environment:
         "lock": text,
         **options,
     }
-    return Environment(Request(**given))
+    return Environment(Request(**given), real_runner())
 
 
 def make(root: Path, text: str = SIX, **options: Any) -> dict[str, Any]:

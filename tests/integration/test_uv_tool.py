@@ -14,6 +14,7 @@ import pytest
 import yaml
 from ansible_collections.steadfast.vllm.plugins.module_utils._uv import Problem, Request, Tool
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
+from ansible_collections.steadfast.vllm.tests.real_runner import real_runner
 
 ROLE = Path(__file__).parents[2] / "roles" / "uv"
 REQUIREMENTS = (ROLE / "files" / "requirements.txt").read_text(encoding="utf-8")
@@ -33,7 +34,7 @@ def tool(root: Path, **options: Any) -> Tool:
         "environment": {},
         **options,
     }
-    return Tool(Request(**given))
+    return Tool(Request(**given), real_runner())
 
 
 def test_the_role_s_version_is_the_locked_one_and_not_too_old() -> None:

@@ -20,7 +20,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from ansible_collections.steadfast.vllm.plugins.module_utils import _models
 from ansible_collections.steadfast.vllm.plugins.module_utils._models import Models, Problem, Request
+from ansible_collections.steadfast.vllm.tests.real_runner import real_runner
 
 HERE = Path(__file__).parent
 TOP = HERE.parents[1]
@@ -208,7 +210,8 @@ def run(name: str, *flags: str, **arguments: Any) -> dict[str, Any]:
 def have(hub: FakeHub, root: Path, python: Path, check_mode: bool = False, **given: Any) -> dict[str, Any]:
     """Ask for org/tiny as the module does, without Ansible around it."""
     options = request(hub, root, python, **given)
-    return Models(Request(**{"ignore": [], "token": "", "environment": {}, **options})).ensure(check_mode)
+    made = Request(**{"ignore": [], "token": "", "environment": {}, **options})
+    return Models(made, real_runner()).ensure(check_mode)
 
 
 def request(hub: FakeHub, root: Path, python: Path, revision: str | None = None, **given: Any) -> dict[str, Any]:
@@ -328,3 +331,24 @@ def test_a_folder_that_the_user_may_not_write_is_named(hub: FakeHub, folder: Pat
     root.chmod(0o755)
     with pytest.raises(Problem, match="the service's user may not write there"):
         have(hub, root, environment)
+
+
+def test_what_fetches_is_the_user_in_all_and_cannot_become_root_again() -> None:
+    account = pwd.getpwnam(USER)
+    code = """
+import json, os
+try:
+    os.setuid(0)
+except PermissionError:
+    print(json.dumps([os.getresuid(), os.getresgid(), os.getgroups()]))
+"""
+    done = real_runner()([*_models.as_user(account), "/usr/bin/python3", "-I", "-c", code])
+    groups = sorted(os.getgrouplist(USER, account.pw_gid))
+    assert json.loads(done.output) == [[account.pw_uid] * 3, [account.pw_gid] * 3, groups], done.errors
+
+
+def test_a_python_that_the_user_may_not_run_is_named(hub: FakeHub, models: Path, folder: Path) -> None:
+    closed = Path(tempfile.mkdtemp(prefix="rootonly-", dir=folder)) / "python"
+    shutil.copy("/bin/true", closed)
+    with pytest.raises(Problem, match=rf"status 1 and no answer\. {closed} as user \d+: Permission denied"):
+        have(hub, models, closed)

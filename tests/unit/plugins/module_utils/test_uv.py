@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils._uv import Problem, Request, Tool
+from ansible_collections.steadfast.vllm.tests.real_runner import real_runner
 
 VERSION = "0.12.11"
 PROGRAM = f"#!/bin/sh\necho uv {VERSION}\n".encode()
@@ -61,7 +62,7 @@ def tool(root: Path, **options: Any) -> Tool:
         "environment": {},
         **options,
     }
-    return Tool(Request(**given))
+    return Tool(Request(**given), real_runner())
 
 
 @pytest.mark.parametrize("make", [wheel, tarball])
