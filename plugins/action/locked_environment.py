@@ -62,6 +62,8 @@ class ActionModule(ActionBase):
         try:
             lock = _lock.parse(text)
             version = lock.version_of(package)
+        except _lock.LibraryMissing as err:
+            raise AnsibleActionFail(f"locked_environment: {err}") from err
         except _lock.LockError as err:
             lines = "\n".join(f"  {problem}" for problem in err.problems)
             raise AnsibleActionFail(f"locked_environment: lock_file: {path} is refused:\n{lines}") from err

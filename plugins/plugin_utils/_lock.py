@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from packaging.markers import InvalidMarker, Marker
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+# ansible-core needs it too, but a plugin must be importable without, to be listed and documented.
+try:
+    from packaging.markers import InvalidMarker, Marker
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.utils import canonicalize_name
+    from packaging.version import InvalidVersion, Version
+except ImportError as err:
+    PACKAGING_ERROR: ImportError | None = err
+else:
+    PACKAGING_ERROR = None
 
 # "# requires-python: >=3.11,<3.15": what the lock itself says about where it holds.
 DIRECTIVE = re.compile(r"^#\s*(requires-python|need-bytes):\s*(.+?)\s*$")
@@ -27,6 +34,17 @@ class LockError(ValueError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class LibraryMissing(Exception):
+    """The controller's Python lacks what locks are read with."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the Python library packaging cannot be imported by {sys.executable} on the controller"
+            f" ({PACKAGING_ERROR}). It belongs to ansible-core: install it beside that, for example with"
+            " `python -m pip install packaging`."
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +163,9 @@ def _directives(text: str) -> tuple[str, int | None, list[str]]:
 
 
 def parse(text: str) -> Lock:
-    """Read a lock. Raises LockError with every problem at once."""
+    """Read a lock. Raises LockError with every problem at once, LibraryMissing where it cannot be read at all."""
+    if PACKAGING_ERROR:
+        raise LibraryMissing from PACKAGING_ERROR
     pins: list[Pin] = []
     requires, need, problems = _directives(text)
     seen: dict[tuple[str, str], int] = {}

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import pytest
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
 
@@ -101,3 +104,14 @@ def test_a_release_has_one_version_of_its_package() -> None:
 )
 def test_minimum(version: str, minimum: str, below: bool) -> None:
     assert _lock.below_minimum(version, minimum) is below
+
+
+def test_without_packaging_the_plugin_loads_and_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "packaging.markers", None)
+    spec = importlib.util.spec_from_file_location("lock_without_packaging", _lock.__file__)
+    assert spec is not None and spec.loader is not None
+    bare = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, bare)  # dataclasses look themselves up there
+    spec.loader.exec_module(bare)
+    with pytest.raises(bare.LibraryMissing, match=rf"packaging cannot be imported by {sys.executable}.*pip install"):
+        bare.parse(GOOD)
