@@ -28,7 +28,7 @@ import yaml
 from ansible_collections.steadfast.vllm.plugins.module_utils._balancer import view
 
 ROLE = Path(__file__).parents[2] / "roles" / "load_balancer"
-STATE_COMMAND = ROLE / "files" / "haproxy-state"
+STATE_COMMAND = ROLE / "files" / "haproxy_state.py"
 # Quicker than any inventory may ask for, so that a test takes seconds.
 QUICK_CHECK = {
     "path": "/health",
@@ -245,6 +245,7 @@ class Balancer:
         return subprocess.run(
             [
                 sys.executable,
+                "-I",
                 str(STATE_COMMAND),
                 verb[0],
                 str(self.folder / "admin.sock"),

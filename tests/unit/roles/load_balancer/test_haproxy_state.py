@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = Path(__file__).parents[4] / "roles" / "load_balancer" / "files" / "haproxy-state"
+COMMAND = Path(__file__).parents[4] / "roles" / "load_balancer" / "files" / "haproxy_state.py"
 
 
 class Loader(importlib.machinery.SourceFileLoader):
@@ -121,4 +121,4 @@ def test_localhost_is_known_and_nonsense_is_not() -> None:
 @pytest.mark.parametrize("arguments", [[], ["save"], ["unknown", "a", "b"], ["resolve"]])
 def test_wrong_use_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert state.main(arguments) == 2
-    assert "haproxy-state save SOCKET FILE" in capsys.readouterr().err
+    assert "save SOCKET FILE" in capsys.readouterr().err

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -6,10 +5,10 @@
 """Start HAProxy when its servers' names are known, carry what it knows about them over a reload, and make sure that
 the reload took place.
 
-haproxy-state save SOCKET FILE     before the reload: the servers' state into FILE, the process in charge into FILE.pid
-haproxy-state confirm SOCKET FILE [SECONDS]
-                                   after it: wait until another process is in charge; exit 1 with the reason if none is
-haproxy-state resolve NAME...      before the start: wait until all names have an address; exit 1 if some never get one
+Run it as /usr/bin/python3 -I haproxy_state.py ...:
+save SOCKET FILE               before the reload: the servers' state into FILE, the process in charge into FILE.pid
+confirm SOCKET FILE [SECONDS]  after it: wait until another process is in charge; exit 1 with the reason if none is
+resolve NAME...                before the start: wait until all names have an address; exit 1 if some never get one
 
 Standard library only: it runs as part of `systemctl reload haproxy`, when nothing else may be at hand.
 """
@@ -40,7 +39,7 @@ def ask(path: str, command: str) -> str:
 def process(path: str) -> str:
     """The process that answers on the socket, as HAProxy itself names it."""
     for line in ask(path, "show info").splitlines():
-        key, _, value = line.partition(":")
+        key, _colon, value = line.partition(":")
         if key == "Pid":
             return value.strip()
     raise OSError(f"{path}: `show info` named no process")
