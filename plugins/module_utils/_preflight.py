@@ -33,7 +33,8 @@ SUPPORTED: dict[str, list[str]] = {
 }
 # As of 2026-11-22: what the wheels of vLLM 0.32 are built for.
 MACHINES = ("x86_64", "aarch64")
-PYTHONS = ((3, 10), (3, 13))
+# What the shipped lock of vLLM holds for (its "requires-python"), which is what installs it.
+PYTHONS = ((3, 11), (3, 13))
 # vLLM 0.32 says "Insufficient space in /dev/shm ... 160 MiB required".
 SHM_BYTES = 160 * MIB
 SHM = PurePosixPath("/dev", "shm")
@@ -272,7 +273,7 @@ def python(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     elif not PYTHONS[0] <= tuple(version[:2]) <= PYTHONS[1]:
         yield error(
             "python",
-            f"vLLM wants Python {least} to {most}",
+            f"vLLM's lock holds for Python {least} to {most}",
             f"{path} is {'.'.join(map(str, version))}",
             fix,
         )

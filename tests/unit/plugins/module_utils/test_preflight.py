@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import pytest
-from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, _preflight
+import yaml
+from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, _preflight, _releases
+from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
 
 GIB = 2**30
 
@@ -79,8 +82,8 @@ BAD = [
     ({}, {"unit_files": {"a.service": ["/lib/systemd/system/a.service"]}}, "unit[a]", "/lib/systemd", "another name"),
     ({}, {"shm_total": 64 * 2**20}, "shm", "64.0 MiB", "--shm-size"),
     ({}, {"shm_total": None}, "shm", "missing", "--shm-size"),
-    ({"python": "/p"}, {"python": (3, 9, 18)}, "python", "/p is 3.9.18", "3.10 to 3.13"),
-    ({"python": "/p"}, {"python": (3, 14, 0)}, "python", "/p is 3.14.0", "3.10 to 3.13"),
+    ({"python": "/p"}, {"python": (3, 10, 12)}, "python", "/p is 3.10.12", "3.11 to 3.13"),
+    ({"python": "/p"}, {"python": (3, 14, 0)}, "python", "/p is 3.14.0", "3.11 to 3.13"),
     ({"python": "/p"}, {"python": None, "python_error": "not there"}, "python", "/p: not there", "vllm_python"),
     ({"instances": [instance(files=10**6)]}, {}, "limits[a]", "524288", "--ulimit nofile"),
     ({}, {"tasks_max": 2048}, "tasks", "2048", "--pids-limit"),
@@ -177,6 +180,15 @@ def test_disk_that_is_used_already_is_not_wanted_again() -> None:
 def test_disks_that_take_no_more(state: dict[str, t.Any], cause: str) -> None:
     (finding,) = wrong(wanted(disk=[need("/a", 1)]), seen(disks={"/a": {**DISK, **state}}))
     assert finding["cause"] == cause
+
+
+def test_the_pythons_are_those_of_the_lock_that_the_role_ships() -> None:
+    role = Path(__file__).parents[4] / "roles" / "vllm"
+    name = yaml.safe_load((role / "defaults" / "main.yml").read_text(encoding="utf-8"))["vllm_lock_file"]
+    lock = _lock.parse((role / "files" / "locks" / name.rsplit("/", 1)[1]).read_text(encoding="utf-8"))
+    tried = [(3, minor) for minor in range(30)]
+    allowed = [version for version in tried if _releases.python_allowed(lock.requires_python, [*version, 0])]
+    assert (allowed[0], allowed[-1]) == _preflight.PYTHONS
 
 
 def test_all_problems_are_told_at_once_a_line_each() -> None:
