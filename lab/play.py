@@ -66,11 +66,12 @@ def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str
 
 
 FOLDERS = "/etc /opt/uv /opt/vllm /opt/vllm-keeper /usr/local /var/lib/steadfast /var/lib/vllm"
-# Names, modes, owners and contents, less what an installed environment holds (its name says its content) and what a
-# lock says of its last holder.
+# What an installed environment holds is said by its name; a lock says only who held it last.
+LEFT_OUT = r"\( -name __pycache__ -o -name site-packages -o -name .lock \)"
+# Names, modes, owners and contents of files, packages, and the processes that serve.
 FINGERPRINT = rf"""
-find {FOLDERS} -xdev \( -name __pycache__ -o -name site-packages \) -prune -o -printf '%p %m %u %g %l %y\n' | sort
-find {FOLDERS} -xdev \( -name __pycache__ -o -name site-packages -o -name .lock \) -prune -o -type f -exec sha256sum {{}} + | sort
+find {FOLDERS} -xdev {LEFT_OUT} -prune -o -printf '%p %m %u %g %l %y\n' | sort
+find {FOLDERS} -xdev {LEFT_OUT} -prune -o -type f -exec sha256sum {{}} + | sort
 dpkg-query -W
 systemctl show -p MainPID -p ActiveEnterTimestampMonotonic qwen3vl haproxy
 """

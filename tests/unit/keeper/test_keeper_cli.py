@@ -112,12 +112,12 @@ def test_the_launcher_is_deaf_to_the_callers_environment(configured: Path, tmp_p
     assert launch(configured, "check", "nosuch", PYTHONPATH=str(tmp_path)).returncode == exits.CONFIG
 
 
-def test_a_broken_environment_is_said_and_the_systems_python_used(configured: Path, tmp_path: Path) -> None:
-    (tmp_path / "env" / "bin").mkdir(parents=True)
-    broken = tmp_path / "env" / "bin" / "python"
+@pytest.mark.parametrize(("word", "code"), [("check", 69), ("gate", 0)])
+def test_a_python_that_does_not_work_is_said(configured: Path, tmp_path: Path, word: str, code: int) -> None:
+    broken = tmp_path / "python"
     broken.symlink_to("/nonexistent/python")
-    done = launch(configured, "check", "nosuch", VLLM_KEEPER_PYTHON=str(broken))
-    assert done.returncode == exits.CONFIG and f"{broken} does not work" in done.stderr
+    done = launch(configured, word, "q", VLLM_KEEPER_PYTHON=str(broken))
+    assert done.returncode == code and f"{broken} is no working Python" in done.stderr
 
 
 @pytest.mark.parametrize(
