@@ -133,7 +133,9 @@ def molecule() -> Outcome:
     """The scenario's own sequence is one test; the pytest runs inside it tell theirs."""
     outcome = Outcome()
     reports = RESULTS / "molecule.xml"
-    environment = {**os.environ, "PYTEST_ADDOPTS": f"-v {shlex.quote(f'--junitxml={reports}')}"}
+    # Borders cut each line at 80 columns where there is no terminal.
+    quiet = {"MOLECULE_COMMAND_BORDERS": "false"}
+    environment = {**os.environ, **quiet, "PYTEST_ADDOPTS": f"-v {shlex.quote(f'--junitxml={reports}')}"}
     for scenario in sorted(file.parent.name for file in ROOT.glob("molecule/*/molecule.yml")):
         reports.unlink(missing_ok=True)
         print(f"molecule::{scenario} ...", flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from testinfra.host import Host
 
 from lab import client
@@ -80,8 +81,9 @@ def test_vllm_never_runs_as_root(gpu: Host) -> None:
     assert owners == {"vllm"}
 
 
-def test_no_task_limit_and_no_swap_of_names(gpu: Host) -> None:
-    names = list(client.processes(gpu.backend.name).values())
+@pytest.mark.parametrize("host", ["gpu1", "gpu2"])
+def test_one_server_and_one_engine_run(host: str) -> None:
+    names = list(client.processes(host).values())
     assert sum("vllm serve" in name for name in names) == 1
     assert sum("VLLM::EngineCore" in name for name in names) == 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 
 import pytest
 import requests
@@ -22,11 +23,11 @@ def stats() -> dict[str, dict[str, str]]:
     return {row["svname"]: row for row in rows if row["svname"] in ("gpu1", "gpu2")}
 
 
-def test_pictures_are_answered_right_and_by_both_hosts(lab: client.Lab) -> None:
+def test_pictures_are_answered_right_and_by_both_hosts(lab: client.Lab, measured: Callable[[str], None]) -> None:
     answers = [(client.ask(lab.url, lab.model, picture), picture.colour) for picture in pictures.pictures(22, seed=20)]
     assert {answer.served_by for answer, _expected in answers} == {"gpu1", "gpu2"}
     wrong = [(answer.text, expected) for answer, expected in answers if not pictures.right(expected, answer.text)]
-    print(f"{len(answers) - len(wrong)} of {len(answers)} right; model trained: {client.trained()}")
+    measured(f"pictures: {len(answers) - len(wrong)} of {len(answers)} right; model trained: {client.trained()}")
     # a model without training proves the way, not the answer
     if client.trained():
         assert len(wrong) <= 1, wrong

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +14,9 @@ from lab import client
 
 
 @pytest.mark.parametrize(("host", "what"), [("gpu1", "api"), ("gpu2", "engine")])
-def test_a_killed_server_comes_back_and_leaves_no_orphan(lab: client.Lab, host: str, what: str) -> None:
+def test_a_killed_server_comes_back_and_leaves_no_orphan(
+    lab: client.Lab, host: str, what: str, measured: Callable[[str], None]
+) -> None:
     before = set(client.processes(host))
     with client.Stream(lab.url, lab.model) as stream:
         time.sleep(1)
@@ -22,7 +25,8 @@ def test_a_killed_server_comes_back_and_leaves_no_orphan(lab: client.Lab, host: 
         client.wait_until(lambda: not client.answers(lab.direct(host), lab.model, 3), 30, f"{host} goes away", 0.1)
         client.wait_until(lambda: client.answers(lab.direct(host), lab.model, 5), 400, f"{host} serves again")
         away = time.monotonic() - began
-    print(f"{what} on {host}: away {away:.0f} s, {len(stream.lost)} of {stream.asked} requests lost: {stream.lost}")
+    lost = f"{len(stream.lost)} of {stream.asked} requests lost {stream.lost}"
+    measured(f"kill -9 of the {what} on {host}: away {away:.0f} s, {lost}")
     assert not before & set(client.processes(host)), "processes of before are left"
     # what was in flight on the killed server is lost with it; the rest must reach the other host
     assert len(stream.lost) <= 3, stream.lost
