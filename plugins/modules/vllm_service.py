@@ -98,25 +98,22 @@ class Trouble(Exception):
     """What cannot go on, in words for the user."""
 
 
-def _verdicts(module: AnsibleModule, keeper: str) -> dict[str, Any]:
-    """The keeper's verdict by name; empty where there is no keeper yet, which only check mode may meet."""
+def _seen(module: AnsibleModule, keeper: str) -> dict[str, _service.Seen]:
+    """What the keeper says, by name; empty where there is no keeper yet, which only check mode may meet."""
     if not os.path.exists(keeper):
         if module.check_mode:
             return {}
         raise Trouble(f"keeper: {keeper} is not on this host; run the role steadfast.vllm.health first")
     code, out, err = module.run_command([keeper, "status", "--json"])
     try:
-        return {row["name"]: row["verdict"] for row in json.loads(out)["instances"]}
+        return {
+            row["name"]: _service.Seen(row["verdict"], bool(row.get("enabled"))) for row in json.loads(out)["instances"]
+        }
     except (ValueError, KeyError, TypeError):
         if module.check_mode:
             return {}
         said = (err or out)[-2000:]
         raise Trouble(f"keeper: `{keeper} status --json` ended with {code} and no readable answer: {said}") from None
-
-
-def _enabled(module: AnsibleModule, name: str) -> bool:
-    code, out, _err = module.run_command(["systemctl", "is-enabled", f"{name}.service"])
-    return bool(code == 0 and out.strip() == "enabled")
 
 
 def _order(module: AnsibleModule, keeper: str, verb: str, names: list[str]) -> None:
@@ -140,8 +137,8 @@ def _order(module: AnsibleModule, keeper: str, verb: str, names: list[str]) -> N
 def _run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     names = list(dict.fromkeys(params["instances"]))
-    verdicts = _verdicts(module, params["keeper"])
-    seen = {name: _service.Seen(verdicts.get(name), _enabled(module, name)) for name in names}
+    known = _seen(module, params["keeper"])
+    seen = {name: known.get(name, _service.Seen(None, False)) for name in names}
     owed = _manifest.owed(params["state_directory"]) | set(params["owed"])
     plan = _service.plan(names, seen, owed, params["restart"])
     result = {
@@ -156,7 +153,7 @@ def _run(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return result
     for name in plan.enable:
-        module.run_command(["systemctl", "enable", f"{name}.service"], check_rc=True)
+        module.run_command([params["keeper"], "enable", name], check_rc=True)
     for verb, chosen in (("start", plan.start), ("restart", plan.restart)):
         if chosen:
             _order(module, params["keeper"], verb, chosen)

@@ -23,7 +23,7 @@ SEEDS = [
 MENDED = {
     "steadfast.vllm.vllm : Leave the configuration of this host's instances": ["gpu2"],
     "steadfast.vllm.health : Install a cron daemon": ["gpu1"],
-    "steadfast.vllm.service : Leave the units of this host's instances": ["gpu1"],
+    "steadfast.vllm.service : Leave what runs this host's instances": ["gpu1"],
     "steadfast.vllm.service : Run what is not running": ["gpu2"],
     "steadfast.vllm.service : Restart what a change owes": ["gpu1"],
     "steadfast.vllm.load_balancer : Leave the balancer's configuration": ["lb1"],

@@ -87,6 +87,9 @@ class FakeManager(Manager):
     def definition(self) -> tuple[list[str], list[str]]:
         return [], []
 
+    def enable(self, on: bool) -> Completed:
+        return self._do("enable" if on else "disable")
+
     def host_going_down(self) -> bool:
         return self.going_down
 

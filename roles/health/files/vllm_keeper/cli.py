@@ -10,13 +10,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from vllm_keeper import __version__, config, context, exits, managers
+from vllm_keeper import __version__, accounts, config, context, exits, managers
 from vllm_keeper import state as st
 from vllm_keeper.log import Log
+from vllm_keeper.logfile import LogFile
 from vllm_keeper.verbs import check, ending, gate, operate, ready, status
+from vllm_keeper.verbs import run as running
 
 # Run by the service unit: their own trouble must never keep a server from starting or stopping.
 HOOKS = ("gate", "wait-ready", "stopping", "stopped")
@@ -85,11 +88,40 @@ def _parser() -> argparse.ArgumentParser:
     reading = verb("logs", "show its logs")
     reading.add_argument("-n", "--lines", type=_count, default=100)
     reading.add_argument("-f", "--follow", action="store_true")
+    verb("attach", "show its terminal (tmux, screen)")
+    verb("enable", "start it when the host boots")
+    verb("disable", "do not start it when the host boots")
+    retiring = verb("retire", "end it under one manager, before that one's files go: drained, stopped, nothing left")
+    retiring.add_argument("--manager", choices=config.MANAGERS, required=True)
+    retiring.add_argument("--control", action="append", default=[], metavar="WORD", help="that manager's command")
+    verb("forget", "drop the history of an instance that is no more")
+    _add_run(verb("run", "for supervisor and sessions: gate, server and end as one foreground process"))
     verb("gate", "for the unit: before each start")
     verb("wait-ready", "for the unit: until it answers, $MAINPID given")
     verb("stopping", "for the unit: ExecStop")
     verb("stopped", "for the unit: ExecStopPost")
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--user", default="", help="as whom the server runs; who calls, when not given")
+    parser.add_argument("--group", default="", help="the user's own, when not given")
+    parser.add_argument("--limit", action="append", default=[], type=_limit, metavar="files=N|memlock=BYTES")
+    parser.add_argument("--oom-score-adjust", type=int, metavar="N")
+    parser.add_argument("--forever", action="store_true", help="start it again after each end")
+    parser.add_argument("--delay", type=_seconds, default=10, help="seconds between an end and the next start")
+    parser.add_argument("--apart", action="store_true", help="keep what the terminal sends away from the server")
+    parser.add_argument("--log", type=Path, help="write what it prints to this file too")
+    parser.add_argument("--log-size", type=_count, default=50 << 20, help="bytes of one log file")
+    parser.add_argument("--log-count", type=int, default=10, help="old log files that are kept")
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, separator, value = text.partition("=")
+    if name not in ("files", "memlock") or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r}: write files=N or memlock=BYTES")
+    return name, int(value)
 
 
 def _count(text: str) -> int:
@@ -130,7 +162,7 @@ def _failed(error: Exception, log: Log, hook: bool) -> int:
     code = exits.INTERNAL
     if isinstance(error, config.ConfigError):
         code, text = exits.CONFIG, str(error)
-    elif isinstance(error, (st.StateError, managers.ManagerError)):
+    elif isinstance(error, (st.StateError, managers.ManagerError, running.RunError, accounts.AccountError)):
         text = str(error)
     else:
         text = f"a fault of the keeper itself: {type(error).__name__}: {error} (at {_place(error)})"
@@ -148,6 +180,8 @@ def _place(error: Exception) -> str:
 def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
     if options.verb in ("check", "status"):
         return _each(options, log, runner)
+    if options.verb in ("retire", "forget"):
+        return _leave(options, log, runner)
     one = context.build(options.config_dir, options.state_dir, options.names[0], log, runner=runner)
     verbs: dict[str, Callable[[], int]] = {
         "gate": lambda: gate.gate(one),
@@ -158,11 +192,44 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
         "restart": lambda: operate.restart(one, not options.no_wait),
         "stop": lambda: operate.stop(one),
         "kill": lambda: operate.kill(one),
+        "attach": lambda: operate.attach(one),
+        "enable": lambda: operate.enable(one, True),
+        "disable": lambda: operate.enable(one, False),
+        "run": lambda: _run_server(options, one),
         "park": lambda: operate.park(one, options.reason),
         "resume": lambda: operate.resume(one, not options.no_start),
         "logs": lambda: operate.logs(one, options.lines, options.follow),
     }
     return verbs[options.verb]()
+
+
+def _run_server(options: argparse.Namespace, one: context.Context) -> int:
+    wanted = running.Wanted(
+        command=options.command,
+        account=accounts.find(options.user, options.group),
+        limits=dict(options.limit),
+        oom_score_adjust=options.oom_score_adjust,
+        forever=options.forever,
+        apart=options.apart,
+        delay=options.delay,
+        log=LogFile(options.log, options.log_size, options.log_count) if options.log else None,
+    )
+    return running.run(one, wanted, os.environ)
+
+
+def _leave(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
+    """These also have to do with what is not configured any more."""
+    name, known = options.names[0], True
+    try:
+        instance = config.load(options.config_dir, name)
+    except config.ConfigError:
+        if not config.NAME.match(name):
+            raise
+        instance, known = config.Instance(name=name, unit=f"{name}.service", base_url="http://127.0.0.1"), False
+    if options.verb == "retire":
+        instance = replace(instance, manager=options.manager, control=tuple(options.control))
+    one = context.of(instance, options.state_dir, log, runner=runner)
+    return operate.forget(one) if options.verb == "forget" else operate.retire(one, known)
 
 
 def _each(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 DEFAULT_DIRECTORY = Path("/etc/vllm-keeper")
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}$")
-MANAGERS = ("systemd",)
+MANAGERS = ("systemd", "supervisor", "compose", "tmux", "screen")
 READY_CHECKS = ("completion", "health")
 
 
@@ -53,6 +53,9 @@ class Instance:
     env_file: str = ""
     config_file: str = ""
     model_path: str = ""
+    log_file: str = ""  # of managers that write one
+    release: str = "/opt/vllm/current"  # the link to the environment that runs it
+    control: tuple[str, ...] = ()  # the manager's command, where it is not the usual one
     start_timeout: float = 600
     drain_timeout: float = 60
     gate: GateSettings = field(default_factory=GateSettings)
@@ -178,6 +181,9 @@ def parse(data: object, name: str) -> tuple[Instance | None, list[str]]:
         env_file=top.path("env_file", ""),
         config_file=top.path("config_file", f"/etc/vllm/{name}.yaml"),
         model_path=top.path("model_path", ""),
+        log_file=top.path("log_file", f"/var/log/vllm/{name}.log"),
+        release=top.path("release", "/opt/vllm/current"),
+        control=_words(top, "control"),
         start_timeout=top.number("start_timeout", 600, 1, 86400),
         drain_timeout=top.number("drain_timeout", 60, 0, 86400),
         gate=GateSettings(
@@ -215,6 +221,14 @@ def _base_url(top: _Reader) -> str:
             "base_url", value, "must look like http://127.0.0.1:8000 (the keeper talks to its own host, without TLS)"
         )
     return value.rstrip("/")
+
+
+def _words(top: _Reader, key: str) -> tuple[str, ...]:
+    value = top._get(key, [])
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        top.bad(key, value, "must be a list of words, such as [supervisorctl]")
+        return ()
+    return tuple(value)
 
 
 def _back_off(gate: _Reader) -> tuple[float, ...]:

@@ -134,13 +134,24 @@ def build(
     runner: managers.Runner = managers.run,
     clock: Clock | None = None,
 ) -> Context:
-    instance = config.load(config_dir, name)
+    return of(config.load(config_dir, name), state_dir, log, runner=runner, clock=clock)
+
+
+def of(
+    instance: config.Instance,
+    state_dir: Path,
+    log: Log,
+    *,
+    runner: managers.Runner = managers.run,
+    clock: Clock | None = None,
+) -> Context:
+    """The context of an instance that is known already."""
     log.instance, log.unit = instance.name, instance.unit
     secrets = config.read_env_file(instance.env_file)
     log.hide(secrets.values())
     return Context(
         instance=instance,
-        store=st.Store(state_dir, name, log.warning),
+        store=st.Store(state_dir, instance.name, log.warning),
         manager=managers.make(instance, runner),
         server=Server(instance.base_url, secrets.get("VLLM_API_KEY", "")),
         log=log,

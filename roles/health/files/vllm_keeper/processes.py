@@ -24,6 +24,8 @@ class Process:
     groups: tuple[str, ...]  # control group paths
     zombie: bool = False
     here: bool = True  # in our own PID namespace, not in some container
+    group: int = 0  # process group
+    session: int = 0
 
     @property
     def title(self) -> str:
@@ -46,7 +48,9 @@ def read(pid: int, proc: Path = PROC) -> Process | None:
     words = tuple(word.decode("utf-8", "replace") for word in command.split(b"\0") if word)
     spaces = [_target(proc / who / "ns" / "pid") for who in (str(pid), "self")]
     here = not all(spaces) or spaces[0] == spaces[1]
-    return Process(pid, int(rest[1]), int(rest[19]), words, tuple(groups), rest[0] in "ZX", here)
+    return Process(
+        pid, int(rest[1]), int(rest[19]), words, tuple(groups), rest[0] in "ZX", here, int(rest[2]), int(rest[3])
+    )
 
 
 def everyone(proc: Path = PROC) -> dict[int, Process]:
@@ -92,7 +96,10 @@ def serves(command: Sequence[str], config_file: str) -> bool:
     """Is this `... serve ... --config <config_file>`?"""
     if not config_file or "serve" not in command:
         return False
-    after = command[command.index("serve") :]
+    place = command.index("serve")
+    if any("vllm_keeper" in word for word in command[:place]):
+        return False  # `vllm-keeper run` names on its command line what it runs
+    after = command[place:]
     return f"--config={config_file}" in after or any(
         flag == "--config" and value == config_file for flag, value in zip(after, after[1:])
     )
@@ -104,20 +111,29 @@ class Leftovers:
     strangers: tuple[Process, ...] = ()  # this instance's server, but held by somebody: only waited for
 
 
-def leftovers(all_of_them: dict[int, Process], me: int, group: str, config_file: str) -> Leftovers:
-    """Pure. What an earlier run left: in the unit's control group, or an abandoned server of this configuration file.
+def leftovers(
+    all_of_them: dict[int, Process],
+    me: int,
+    group: str,
+    config_file: str,
+    runs: Iterable[tuple[int, int, int]] = (),
+) -> Leftovers:
+    """Pure. What an earlier run left: in the unit's control group, in the process group of an earlier
+    `vllm-keeper run` (RUNS: process group, session, birth of its first process), or an abandoned server of this
+    configuration file.
 
     Kept narrow on purpose. A server that somebody started by hand has a shell or a tmux above it and is left alone,
     and so is anything in the control group of another service.
     """
     own = family(me, all_of_them)
+    earlier = {(pgrp, session): born for pgrp, session, born in runs}
     orphans: dict[int, Process] = {}
     strangers: dict[int, Process] = {}
     for process in all_of_them.values():
         # A container on this host may well serve a file of the same name.
         if process.pid in own or process.pid == 1 or not process.command or not process.here:
             continue
-        if in_group(process, group):
+        if in_group(process, group) or process.born >= earlier.get((process.group, process.session), process.born + 1):
             orphans[process.pid] = process
         elif serves(process.command, config_file):
             if process.parent == 1 and not _other_service(process):

@@ -53,6 +53,8 @@ class Start:
     exit_status: str = ""
     reason: str = ""
     forgiven: bool = False
+    # Process group, session and birth of the server's first process, where `vllm-keeper run` started it.
+    processes: tuple[int, int, int] | None = None
 
 
 @dataclass
@@ -140,6 +142,9 @@ def _start(data: dict[str, Any]) -> Start:
     fields = dict(data)
     for key in ("at", "ready_at", "ended_at"):
         fields[key] = None if fields.get(key) is None else _moment(fields[key])
+    if fields.get("processes") is not None:
+        group, session, born = fields["processes"]
+        fields["processes"] = (int(group), int(session), int(born))
     start = Start(**fields)
     if not isinstance(start.at, Moment) or not isinstance(start.planned, bool):
         raise ValueError("a start without its moment")
@@ -219,6 +224,16 @@ class Store:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise StateError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+
+    def forget(self) -> None:
+        """Everything of this instance, torn files and locks too. Raises StateError."""
+        try:
+            for path in (self.path, *self.directory.glob(f"{self.name}.json.torn-*")):
+                path.unlink(missing_ok=True)
+            for purpose in ("state", "check"):
+                (self.directory / f".{self.name}.{purpose}.lock").unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"{self.path}: cannot be removed ({error.strerror or error})") from error
 
     def _set_aside(self, why: str) -> None:
         aside = self.directory / f"{self.name}.json.torn-{int(time.time())}"

@@ -5,14 +5,26 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import cast
+
 from vllm_keeper.config import Instance
 from vllm_keeper.managers.base import Manager, ManagerError, Observed, Runner, run
-from vllm_keeper.managers.systemd import Systemd
 
 __all__ = ["Manager", "ManagerError", "Observed", "Runner", "make", "run"]
 
-ADAPTERS: dict[str, type[Manager]] = {"systemd": Systemd}
+# Module and class; only the one that is used is loaded, since the gate stands in the way of every start.
+ADAPTERS = {
+    "systemd": ("systemd", "Systemd"),
+    "supervisor": ("supervisor", "Supervisor"),
+    "compose": ("compose", "Compose"),
+    "tmux": ("sessions", "Tmux"),
+    "screen": ("sessions", "Screen"),
+}
 
 
 def make(instance: Instance, runner: Runner = run) -> Manager:
-    return ADAPTERS[instance.manager](instance, runner)
+    """The adapter of the instance's manager."""
+    module, name = ADAPTERS[instance.manager]
+    adapter = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return cast(Manager, adapter(instance, runner))

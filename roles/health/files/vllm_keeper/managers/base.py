@@ -25,6 +25,8 @@ class Completed:
     err: str
 
 
+ASK = 20.0  # a manager answers in milliseconds; a host that swaps may take seconds
+
 Runner = Callable[[Sequence[str], float], Completed]
 
 
@@ -60,6 +62,10 @@ class Observed:
 
 
 class Manager(abc.ABC):
+    # Whether gate, wait-ready, stopping and stopped run around each start: by the unit, or by `vllm-keeper run`. Where
+    # they do not, because the manager starts by itself, the keeper does their work from outside.
+    HOOKED = True
+
     def __init__(self, instance: Instance, runner: Runner = run) -> None:
         self.instance, self._run = instance, runner
 
@@ -97,4 +103,21 @@ class Manager(abc.ABC):
         """(files, facts) that say how it is run: a change of them is a change of configuration."""
 
     @abc.abstractmethod
-    def host_going_down(self) -> bool: ...
+    def enable(self, on: bool) -> Completed:
+        """Whether it starts when the host boots."""
+
+    def attach(self) -> list[str]:
+        """The command that shows its terminal; [] where there is none."""
+        return []
+
+    def notice(self) -> str:
+        """What whoever relies on this manager must know, said by status; "" for nothing."""
+        return ""
+
+    def host_going_down(self) -> bool:
+        # Without systemd the command is not there, and nobody can tell.
+        return self._run(["systemctl", "is-system-running"], ASK).out.strip() == "stopping"
+
+    def why(self, done: Completed) -> str:
+        """The last line that a command said."""
+        return (done.err.strip() or done.out.strip() or f"exit code {done.code}").splitlines()[-1]

@@ -11,9 +11,8 @@ import shlex
 import time
 
 from vllm_keeper import decision as d
-from vllm_keeper.managers.base import Completed, Manager, ManagerError, Observed
+from vllm_keeper.managers.base import ASK, Completed, Manager, ManagerError, Observed
 
-ASK = 20.0  # systemd answers in milliseconds; a host that swaps may take seconds
 PROPERTIES = (
     "LoadState",
     "ActiveState",
@@ -64,7 +63,7 @@ class Systemd(Manager):
     def job(self) -> str:
         done = self._run(["systemctl", "list-jobs", "--no-legend", "--no-pager", "--full"], ASK)
         if done.code != 0:
-            raise ManagerError(f"systemctl list-jobs: {_why(done)}")
+            raise ManagerError(f"systemctl list-jobs: {self.why(done)}")
         return parse_jobs(done.out, self.instance.unit)
 
     def definition(self) -> tuple[list[str], list[str]]:
@@ -74,9 +73,8 @@ class Systemd(Manager):
         # `current` is a link: pointing it at another release is a change, though no file of the unit differs.
         return files, [os.path.realpath(program.group(1))] if program else []
 
-    def host_going_down(self) -> bool:
-        done = self._run(["systemctl", "is-system-running"], ASK)
-        return done.out.strip() == "stopping"
+    def enable(self, on: bool) -> Completed:
+        return self._run(["systemctl", "enable" if on else "disable", "--", self.instance.unit], ASK)
 
     def _order(self, verb: str, wait: float) -> Completed:
         options = [] if wait else ["--no-block"]
@@ -87,12 +85,8 @@ class Systemd(Manager):
             ["systemctl", "show", "--no-pager", f"--property={','.join(properties)}", "--", self.instance.unit], ASK
         )
         if done.code != 0:
-            raise ManagerError(f"systemctl show {self.instance.unit}: {_why(done)}")
+            raise ManagerError(f"systemctl show {self.instance.unit}: {self.why(done)}")
         return parse_show(done.out)
-
-
-def _why(done: Completed) -> str:
-    return (done.err.strip() or done.out.strip() or f"exit code {done.code}").splitlines()[-1]
 
 
 def parse_show(text: str) -> dict[str, str]:

@@ -147,10 +147,12 @@ def clear_leftovers(context: Context) -> None:
     except ManagerError as error:
         context.log.warning(f"leftovers in the control group are not looked for: {error}")
         group = ""
+    runs = _earlier_runs(context)
     said: set[int] = set()
     end = context.clock.monotonic() + LEFTOVER_LIMIT
     while True:
-        found = processes.leftovers(processes.everyone(context.proc), os.getpid(), group, context.instance.config_file)
+        everyone = processes.everyone(context.proc)
+        found = processes.leftovers(everyone, os.getpid(), group, context.instance.config_file, runs)
         if not found.orphans and not found.strangers:
             return
         for process in found.orphans:
@@ -168,3 +170,12 @@ def clear_leftovers(context: Context) -> None:
             context.log.warning(f"starting though leftovers are still there after {LEFTOVER_LIMIT:g} s: pid {left}")
             return
         context.clock.sleep(0.1)
+
+
+def _earlier_runs(context: Context) -> list[tuple[int, int, int]]:
+    boot = context.clock.now().boot_id
+    try:
+        starts = context.state().starts
+    except st.StateError:
+        return []
+    return [start.processes for start in starts if start.processes is not None and start.at.boot_id == boot]

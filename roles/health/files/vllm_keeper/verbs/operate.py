@@ -14,6 +14,7 @@ from vllm_keeper.clock import Moment, duration
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError, Observed
 from vllm_keeper.managers.base import Completed
+from vllm_keeper.verbs import gate
 
 MARGIN = 60.0
 TAIL = 25
@@ -183,6 +184,70 @@ def resume(context: Context, start_it: bool = True) -> int:
         return exits.BAD
     context.log.result(f"{said}; start ordered", "notice")
     return exits.OK
+
+
+def enable(context: Context, on: bool) -> int:
+    """Whether it starts when the host boots."""
+    done = context.manager.enable(on)
+    words = "enabled" if on else "disabled"
+    if done.code:
+        context.log.result(f"{context.instance.name}: not {words}: {context.manager.why(done)}", "error")
+        return exits.BAD
+    context.log.result(f"{context.instance.name}: {words}")
+    return exits.OK
+
+
+def retire(context: Context, known: bool) -> int:
+    """The end of one manager's work: drained, stopped, not started on boot, no process left.
+
+    Before its files go, because the instance leaves or another manager takes over. KNOWN: the instance is still
+    configured, so its history is kept. Nothing to end is no failure.
+    """
+    name = context.instance.name
+    try:
+        observed = context.manager.observe()
+    except ManagerError as error:
+        # Not installed any more, or broken: what it ran is still ended.
+        context.log.warning(f"{context.instance.manager} cannot be asked: {error}")
+        observed = Observed(d.MISSING, str(error), False, None, None, "")
+    if observed.phase != d.MISSING:
+        if known:
+            _intend(context, "stop")
+        done = context.manager.stop(_stop_limit(context))
+        if context.manager.observe().phase not in (d.STOPPED, d.FAILED, d.MISSING):
+            context.log.warning(f"not stopped ({context.manager.why(done)}): killed")
+            context.manager.kill()
+            done = context.manager.stop(_stop_limit(context))
+        context.manager.enable(False)
+        if known:
+            context.try_update(lambda state, _now: setattr(state, "intent", None))
+        observed = context.manager.observe()
+        if observed.phase not in (d.STOPPED, d.FAILED, d.MISSING):
+            context.log.result(f"{name}: still {observed.detail} under {context.instance.manager}", "error")
+            return exits.BAD
+    gate.clear_leftovers(context)
+    context.log.result(f"{name}: ended under {context.instance.manager}")
+    return exits.OK
+
+
+def forget(context: Context) -> int:
+    """The history of an instance that is no more."""
+    context.store.forget()
+    context.log.result(f"{context.instance.name}: forgotten")
+    return exits.OK
+
+
+def attach(context: Context) -> int:
+    """Its terminal, where its manager gives it one."""
+    command = context.manager.attach()
+    if not command:
+        context.log.result(
+            f"{context.instance.name}: {context.instance.manager} keeps no terminal; "
+            f"vllm-keeper logs --follow {context.instance.name} shows what it prints",
+            "error",
+        )
+        return exits.BAD
+    return subprocess.call(command)
 
 
 def logs(context: Context, lines: int, follow: bool) -> int:

@@ -73,6 +73,8 @@ def status(context: Context) -> dict[str, Any]:
             "reason": state.last_check.reason,
         },
         starts=[_run(start) for start in state.starts[-STARTS:]],
+        notice=context.manager.notice(),
+        attach=context.manager.attach(),
         logs=[],
     )
     if decision.verdict in ("dead", "hung", "parked", "unknown"):
@@ -149,6 +151,8 @@ def render(facts: dict[str, Any]) -> str:
     if facts.get("detail"):
         enabled = "enabled" if facts["enabled"] else "not enabled"
         lines.append(f"  {facts['manager']:8} {facts['unit']}: {facts['detail']}, {enabled}")
+    if facts.get("notice"):
+        lines.append(f"  notice   {facts['notice']}")
     failures = facts.get("failures")
     if failures and failures["in_window"]:
         lines.append(

@@ -1,0 +1,104 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A log file that a server's output goes to beside the terminal, rotated by size, for managers that keep none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """size: bytes after which a new file is begun. count: old files that are kept as <path>.1, .2 and so on."""
+
+    path: Path
+    size: int
+    count: int
+
+
+def tee(log: LogFile) -> int:
+    """From now on what this process and its children print goes to the terminal and to the file.
+
+    Returns the pid of the process that writes. It ends when everybody who prints has ended, and no full disk or closed
+    terminal ever holds them up or ends them.
+    """
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(theirs)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_IGN)
+            _copy(ours, log)
+        finally:
+            os._exit(0)
+    os.close(ours)
+    os.dup2(theirs, 1)
+    os.dup2(theirs, 2)
+    os.close(theirs)
+    return pid
+
+
+def _copy(source: int, log: LogFile) -> None:
+    writer = Writer(log)
+    while chunk := os.read(source, CHUNK):
+        with contextlib.suppress(OSError):
+            os.write(1, chunk)
+        writer.write(chunk)
+
+
+class Writer:
+    """Appends, and begins a new file at the end of a line. What cannot be written, on a full disk, is dropped."""
+
+    def __init__(self, log: LogFile) -> None:
+        self.log = log
+        self._handle: int | None = None
+        self._used = 0
+
+    def write(self, chunk: bytes) -> None:
+        try:
+            if self._handle is None:
+                self._open()
+            elif self._used + len(chunk) > self.log.size:
+                self._rotate()
+            if self._handle is not None:
+                os.write(self._handle, chunk)
+                self._used += len(chunk)
+        except OSError:
+            self._close()  # looked at anew with the next lines
+
+    def _open(self) -> None:
+        self.log.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # 0640 at most: a server logs what it was asked.
+        self._handle = os.open(self.log.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._used = os.fstat(self._handle).st_size
+
+    def _rotate(self) -> None:
+        self._close()
+        for number in range(self.log.count, 0, -1):
+            older = self._numbered(number)
+            newer = self.log.path if number == 1 else self._numbered(number - 1)
+            with contextlib.suppress(FileNotFoundError):
+                newer.replace(older)
+        if self.log.count == 0:
+            self.log.path.unlink(missing_ok=True)
+        self._open()
+
+    def _numbered(self, number: int) -> Path:
+        return self.log.path.with_name(f"{self.log.path.name}.{number}")
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
+        self._handle = None

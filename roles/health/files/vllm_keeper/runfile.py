@@ -1,0 +1,60 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`/run/vllm-keeper/<name>.json`: where `vllm-keeper run` is, for adapters of managers that only see that process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vllm_keeper import processes
+
+DIRECTORY = Path("/run/vllm-keeper")
+
+
+@dataclass(frozen=True)
+class Run:
+    """phase: one of the phases of vllm_keeper.decision."""
+
+    runner: int
+    born: int  # of the runner, in clock ticks since boot: with its pid, an identity
+    phase: str
+    detail: str = ""
+    pid: int | None = None  # the API's
+    pid_born: int = 0
+    ended: int = 0  # how many runs have ended since boot, so that who waits for a start sees it fail
+
+
+def read(name: str, directory: Path = DIRECTORY) -> Run | None:
+    """What the last runner wrote, whether it still lives or not; None when none ever ran since boot."""
+    try:
+        data = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+        return Run(**data)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def living(name: str, directory: Path = DIRECTORY, proc: Path = processes.PROC) -> Run | None:
+    """The runner that is there now."""
+    run = read(name, directory)
+    if run is None:
+        return None
+    process = processes.read(run.runner, proc)
+    return run if process is not None and process.born == run.born and not process.zombie else None
+
+
+def write(name: str, run: Run, directory: Path = DIRECTORY) -> None:
+    """Raises OSError. Replaced in one step: a reader never sees half of it."""
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = directory / f".{name}.json.{os.getpid()}"
+    try:
+        temporary.write_text(json.dumps(asdict(run), sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(directory / f"{name}.json")
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
