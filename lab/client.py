@@ -21,7 +21,7 @@ from typing import Any
 import requests
 import yaml
 
-from lab.labkit.hosts import HOSTS
+from lab.labkit.hosts import KNOWN, chosen
 from lab.labkit.hosts import Lab as Chosen
 from lab.pictures import Picture
 
@@ -63,13 +63,13 @@ class Lab:
     @classmethod
     def read(cls) -> Lab:
         lab, described = Chosen.chosen(), instance()
-        addresses = {host.name: f"{lab.network}.{host.last_octet}" for host in HOSTS}
+        addresses = {host.name: f"{lab.network}.{host.last_octet}" for host in KNOWN}
         return cls(
             balancer=addresses["lb1"],
             port=int(described["port"]),
             model=described["served_model_name"],
             instance=described["name"],
-            hosts={host.name: addresses[host.name] for host in HOSTS if host.serves},
+            hosts={host.name: addresses[host.name] for host in chosen() if host.serves},
         )
 
     @property

@@ -34,7 +34,7 @@ class Bench:
         self.limits = hosts.Limits(machine.open_files(), machine.processes())
 
     def recipes(self) -> dict[str, image.Recipe]:
-        suites = sorted({host.suite for host in hosts.HOSTS})
+        suites = sorted({"bookworm", *(host.suite for host in hosts.chosen())})  # the model is trained on bookworm
         backend = wheels.wants_torch_backend(self.pip)
         return {suite: image.recipe(suite, self.pip, backend) for suite in suites}
 
@@ -95,10 +95,10 @@ class Bench:
                 (*packages, *(models if host.serves else tool)),
                 aws if host.aws else "",
             )
-            for host in hosts.HOSTS
+            for host in hosts.chosen()
         }
         done = hosts.bring_up(self.shop, self.lab, wanted)
-        moto = all(hosts.answers(self.lab, host.last_octet, hosts.MOTO_PORT) for host in hosts.HOSTS if host.aws)
+        moto = all(hosts.answers(self.lab, host.last_octet, hosts.MOTO_PORT) for host in hosts.chosen() if host.aws)
         return {"changed": bool(done), "done": done, "moto": moto}
 
     def down(self) -> dict[str, object]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import client
-from lab.labkit.hosts import HOSTS
+from lab.labkit.hosts import chosen
 
 ROOT = client.ROOT
 
@@ -79,5 +79,5 @@ systemctl show -p MainPID -p ActiveEnterTimestampMonotonic qwen3vl haproxy
 
 def fingerprint() -> dict[str, str]:
     """All that a run could change on the hosts: files, packages, the processes that serve."""
-    names = [host.name for host in HOSTS if host.name != "aws1"]
+    names = [host.name for host in chosen() if host.name != "aws1"]
     return {name: client.on(name, "sh", "-c", FINGERPRINT, check=False) for name in names}

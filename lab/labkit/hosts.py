@@ -56,12 +56,24 @@ class Host:
 
 
 MOTO_PORT = 5000
-HOSTS = (
+# All that a lab can have; those of the whole way, where nobody chooses.
+KNOWN = (
     Host("lb1", "trixie", 10),
     Host("gpu1", "bookworm", 11, serves=True),
     Host("gpu2", "bookworm", 12, serves=True),
     Host("aws1", "trixie", 20, aws=True),
 )
+USUAL = ("lb1", "gpu1", "gpu2", "aws1")
+
+
+def chosen() -> tuple[Host, ...]:
+    """The hosts of this lab: the usual ones, or those that STEADFAST_LAB_HOSTS names."""
+    wanted = [name.strip() for name in os.environ.get("STEADFAST_LAB_HOSTS", "").split(",") if name.strip()] or USUAL
+    unknown = set(wanted) - {host.name for host in KNOWN}
+    if unknown:
+        names = ", ".join(host.name for host in KNOWN)
+        raise LabError(f"STEADFAST_LAB_HOSTS: {', '.join(sorted(unknown))}: no such host; there are {names}")
+    return tuple(host for host in KNOWN if host.name in wanted)
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ def _names() -> set[str]:
 
 def all_up(lab: Lab) -> bool:
     found = standing(lab)
-    return all(found.get(lab.container(host.name), {}).get("state") == "running" for host in HOSTS)
+    return all(found.get(lab.container(host.name), {}).get("state") == "running" for host in chosen())
 
 
 def network_clash(lab: Lab, routes: str) -> str | None:
@@ -181,12 +193,13 @@ def raise_inotify() -> bool:
 def bring_up(shop: Workshop, lab: Lab, wanted: dict[str, list[str]]) -> list[str]:
     """Make, start or replace hosts until all run as WANTED (host name -> argv). What was done, line by line."""
     done = []
+    wanted_hosts = [host for host in KNOWN if host.name in wanted]
     with shop.alone(f"hosts-{lab.name}"):
         if ensure_network(lab):
             done.append(f"network {lab.name} {lab.subnet} created")
         raise_inotify()
         found = standing(lab)
-        foreign = {lab.container(host.name) for host in HOSTS} & _names() - set(found)
+        foreign = {lab.container(host.name) for host in wanted_hosts} & _names() - set(found)
         if foreign:
             raise LabError(
                 f"containers named {', '.join(sorted(foreign))} stand here that are not the lab's: rename or remove "
@@ -209,8 +222,8 @@ def bring_up(shop: Workshop, lab: Lab, wanted: dict[str, list[str]]) -> list[str
             await_boot(name)
             return f"{host.name} {verb} in {time.monotonic() - began:.1f} s"
 
-        with ThreadPoolExecutor(len(HOSTS)) as pool:
-            done += [line for line in pool.map(one, HOSTS) if line]
+        with ThreadPoolExecutor(len(wanted_hosts)) as pool:
+            done += [line for line in pool.map(one, wanted_hosts) if line]
     for line in done:
         shop.say(line)
     return done

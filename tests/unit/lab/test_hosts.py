@@ -13,7 +13,7 @@ from labkit.work import LabError
 
 LIMITS = hosts.Limits(20000, 32768)
 MOUNTS = (("/c/models", "/srv/lab/models", "ro"),)
-GPU1 = next(host for host in hosts.HOSTS if host.name == "gpu1")
+GPU1 = next(host for host in hosts.KNOWN if host.name == "gpu1")
 
 
 def argv(**changes: Any) -> list[str]:
