@@ -34,14 +34,31 @@ class Context:
     def state(self) -> st.State:
         state = self.store.load()
         self._forget_stale(state)
+        self._catch_up(state)
         return state
 
     def update(self, change: Callable[[st.State, Moment], None]) -> st.State:
+        ended: list[str] = []
+
         def whole(state: st.State) -> None:
             self._forget_stale(state)
+            ended.extend(self._catch_up(state))
             change(state, self.clock.now())
 
-        return self.store.update(whole)
+        state = self.store.update(whole)
+        for reason in ended:
+            self.log.notice(f"ended: {reason}")
+        return state
+
+    def _catch_up(self, state: st.State) -> list[str]:
+        """What a manager that has no hooks did since."""
+        if self.manager.HOOKED:
+            return []
+        try:
+            return self.manager.catch_up(state, self.clock.now(), self.telling)
+        except ManagerError as error:
+            self.log.warning(f"what happened since the last look is unknown: {error}")
+            return []
 
     def try_update(self, change: Callable[[st.State, Moment], None]) -> bool:
         """For those who must go on although nothing can be remembered."""
@@ -118,7 +135,11 @@ class Context:
 
     def last_words(self, lines: int = 60) -> str:
         """The line of the logs that most likely says why it ended."""
-        told = [self.log.clean(line) for line in self.manager.logs(lines)]
+        return self.telling(self.manager.logs(lines))
+
+    def telling(self, lines: list[str]) -> str:
+        """The one of these lines that says the most."""
+        told = [self.log.clean(line) for line in lines]
         for line in reversed(told):
             if "vllm-keeper" not in line and any(word in line for word in ("error:", "Error:", "ERROR", "Exception:")):
                 return line.split("]: ", 1)[-1].strip()[:300]

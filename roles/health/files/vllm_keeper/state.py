@@ -103,6 +103,7 @@ class State:
     intent: Intent | None = None
     waiting: Waiting | None = None
     last_check: LastCheck | None = None
+    followed: int = 0  # up to which of its manager's events the history goes, where hooks do not write it
 
     def open_start(self) -> Start | None:
         """The run that has not ended as far as is known."""
@@ -129,6 +130,7 @@ def decode(text: str) -> State:
             intent=_optional(data.get("intent"), Intent),
             waiting=_optional(data.get("waiting"), Waiting),
             last_check=_optional(data.get("last_check"), LastCheck),
+            followed=int(data.get("followed") or 0),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a whole state: {error!r}") from error

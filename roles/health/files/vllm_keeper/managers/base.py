@@ -11,6 +11,9 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vllm_keeper import processes
+from vllm_keeper import state as st
+from vllm_keeper.clock import Moment
 from vllm_keeper.config import Instance
 
 
@@ -105,6 +108,18 @@ class Manager(abc.ABC):
     @abc.abstractmethod
     def enable(self, on: bool) -> Completed:
         """Whether it starts when the host boots."""
+
+    def catch_up(self, state: st.State, now: Moment, words: Callable[[list[str]], str]) -> list[str]:
+        """Where it is not HOOKED: brings the history up to date; why runs ended. WORDS finds the telling log line."""
+        return []
+
+    def remove(self) -> Completed:
+        """What the manager itself keeps of an instance that it is not to run any more."""
+        return Completed(0, "", "")
+
+    def owns(self, listener: processes.Process) -> bool:
+        """Whether this process listens at the instance's port on behalf of the manager."""
+        return False
 
     def attach(self) -> list[str]:
         """The command that shows its terminal; [] where there is none."""

@@ -11,6 +11,7 @@ from vllm_keeper import state as st
 from vllm_keeper.clock import Moment
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
+from vllm_keeper.verbs import orders
 
 DIE = 5.0  # SIGKILL works at once, except on a process that waits for a device
 
@@ -29,6 +30,7 @@ def check(context: Context, quiet: bool = False) -> int:
 
 
 def _check(context: Context, quiet: bool) -> int:
+    orders.judge(context)
     try:
         decision, pid = _look(context)
     except (ManagerError, st.StateError) as error:
@@ -112,7 +114,7 @@ def _act(context: Context, decision: d.Decision, pid: int) -> tuple[int, str]:
     if decision.action == d.NONE:
         return exits.OK, ""
     if decision.action == d.START:
-        done = context.manager.start()
+        done = orders.start(context)
         if done.code:
             return exits.WORSE, f"; the start could not be ordered: {done.err.strip() or done.code}"
         return exits.BAD, "; start ordered"
@@ -130,7 +132,7 @@ def _act(context: Context, decision: d.Decision, pid: int) -> tuple[int, str]:
             _wait_until_gone(context, pid)
         else:
             words = f"could not be killed ({killed.err.strip() or killed.code}), restart ordered"
-    done = context.manager.restart()
+    done = orders.restart(context)
     if done.code:
         return exits.WORSE, f"; the restart could not be ordered: {done.err.strip() or done.code}"
     return exits.BAD, f"; {words}"

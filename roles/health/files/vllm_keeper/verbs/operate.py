@@ -14,7 +14,7 @@ from vllm_keeper.clock import Moment, duration
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError, Observed
 from vllm_keeper.managers.base import Completed
-from vllm_keeper.verbs import gate
+from vllm_keeper.verbs import gate, orders
 
 MARGIN = 60.0
 TAIL = 25
@@ -55,12 +55,13 @@ def start(context: Context, wait: bool = True) -> int:
     if _refused(context):
         return exits.PARKED
     seen, observed, _state = context.observe()
-    if seen.phase == d.RUNNING and not seen.job:
+    # Without hooks, a process that runs may still be loading: that start is waited for.
+    if seen.phase == d.RUNNING and not seen.job and (context.manager.HOOKED or seen.ready or not wait):
         context.log.result(f"{name}: already running, pid {observed.main_pid}")
         return exits.OK
     _intend(context, "start")
     begun = context.clock.monotonic()
-    return _outcome(context, "start", context.manager.start(_start_limit(context) if wait else 0), begun, wait)
+    return _outcome(context, "start", orders.start(context, _start_limit(context) if wait else 0), begun, wait)
 
 
 def restart(context: Context, wait: bool = True) -> int:
@@ -69,7 +70,7 @@ def restart(context: Context, wait: bool = True) -> int:
     _intend(context, "restart")
     begun = context.clock.monotonic()
     limit = _stop_limit(context) + _start_limit(context)
-    return _outcome(context, "restart", context.manager.restart(limit if wait else 0), begun, wait)
+    return _outcome(context, "restart", orders.restart(context, limit if wait else 0), begun, wait)
 
 
 def _outcome(context: Context, verb: str, done: Completed, begun: float, wait: bool) -> int:
@@ -178,7 +179,7 @@ def resume(context: Context, start_it: bool = True) -> int:
             said += f"; not started, because it was {'stopped on purpose' if state.stopped else 'not enabled'}"
         context.log.result(said, "notice")
         return exits.OK
-    done = context.manager.start()
+    done = orders.start(context)
     if done.code:
         context.log.result(f"{said}, but its start could not be ordered: {done.err.strip() or done.code}", "error")
         return exits.BAD
@@ -219,6 +220,7 @@ def retire(context: Context, known: bool) -> int:
             context.manager.kill()
             done = context.manager.stop(_stop_limit(context))
         context.manager.enable(False)
+        context.manager.remove()
         if known:
             context.try_update(lambda state, _now: setattr(state, "intent", None))
         observed = context.manager.observe()

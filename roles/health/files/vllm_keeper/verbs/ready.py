@@ -98,7 +98,7 @@ class _Wait:
         """None: the port is not somebody else's; "": it is, for a moment; else why it is no use to wait on."""
         port = self.context.instance.port
         stranger = processes.foreign_listener(port, self.process.pid, self.group, self.context.proc)
-        if stranger is None:
+        if stranger is None or self.context.manager.owns(stranger):
             self.foreign_since = None
             return None
         now = self.context.clock.monotonic()
