@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _preflight, _sockets
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Entry
 
 # argv -> (exit status, standard output, standard error); raises OSError where there is no such program.
 Runner = t.Callable[[list[str]], tuple[int, str, str]]
@@ -37,7 +38,8 @@ FILES_LOOKED_AT = 2000
 def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
     """Everything that the checks of the host stage ask for; `run` runs a command."""
     instances = wanted["instances"]
-    our_files = manifest_files(wanted["manifest_directory"])
+    ours = manifest_entries(wanted["manifest_directory"])
+    our_files = [entry.path for entry in ours]
     version, python_error = python_version(wanted["python"], run)
     euid = os.geteuid()
     return {
@@ -49,6 +51,7 @@ def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "systemd_runs": Path("/run/systemd/system").is_dir() and text_of("/proc/1/comm") == "systemd",
         "listeners": _sockets.listeners({instance["port"] for instance in instances}),
         "our_files": our_files,
+        "managers": managers(ours),
         "our_units": sorted(Path(path).name for path in our_files if path.endswith(".service")),
         "unit_files": {instance["unit"]: unit_files(instance["unit"]) for instance in instances},
         "service_user": wanted["service_user"],
@@ -104,9 +107,9 @@ def user(name: str) -> dict[str, str] | None:
     return {"group": group, "home": entry.pw_dir, "shell": entry.pw_shell}
 
 
-def manifest_files(directory: str) -> list[str]:
+def manifest_entries(directory: str) -> list[Entry]:
     """Every file that this collection wrote on the host. A manifest that cannot be read answers for none."""
-    paths: set[str] = set()
+    found: dict[str, Entry] = {}
     try:
         names = _manifest.names(directory)
     except OSError:
@@ -117,8 +120,20 @@ def manifest_files(directory: str) -> list[str]:
             manifest = _manifest.load(directory, name)
         except (OSError, _manifest.ManifestError):
             continue
-        paths.update(manifest.entries if manifest else ())
-    return sorted(paths)
+        found.update(manifest.entries if manifest else {})
+    return [entry for _path, entry in sorted(found.items())]
+
+
+def managers(entries: Iterable[Entry]) -> list[str]:
+    """The process managers that run something of ours, told by how what they run is to be ended."""
+    found: set[str] = set()
+    for entry in entries:
+        words = list(entry.before_remove)
+        if "--manager" in words[:-1]:
+            found.add(words[words.index("--manager") + 1])
+        elif words[:2] == ["systemctl", "disable"]:
+            found.add("systemd")  # as version 0.1.0 had it at first
+    return sorted(found)
 
 
 def unit_files(unit: str, folders: Sequence[str] = UNIT_FOLDERS) -> list[str]:

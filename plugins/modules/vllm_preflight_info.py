@@ -158,6 +158,12 @@ packages_missing:
   type: list
   elements: str
   sample: [gcc]
+managers:
+  description: The process managers that run something of this collection on the host now.
+  returned: always
+  type: list
+  elements: str
+  sample: [systemd]
 user:
   description: The entry of O(service_user) in the user database, or none if there is no such user.
   returned: always
@@ -277,6 +283,7 @@ def main() -> None:
         "hints": hints,
         "packages_missing": _packages.missing(plan["packages"], run),
         "user": _host.user(plan["service_user"]),
+        "managers": seen["managers"],
     }
     if problems and plan["fail"]:
         module.fail_json(msg=f"this host cannot be used as planned; nothing was changed:\n{problems}", **result)

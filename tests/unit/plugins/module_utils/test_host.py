@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _host, _manifest
+from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Entry
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes on another user")
 
@@ -116,8 +117,27 @@ def test_what_manifests_answer_for(tmp_path: Path) -> None:
     document = {"version": _manifest.VERSION, "owed": [], "files": [{**entry, "secret": False, "made": False}]}
     (tmp_path / "service.json").write_text(json.dumps(document))
     (tmp_path / "torn.json").write_text("{")
-    assert _host.manifest_files(str(tmp_path)) == [entry["path"]]
-    assert _host.manifest_files(str(tmp_path / "none")) == []
+    assert [found.path for found in _host.manifest_entries(str(tmp_path))] == [entry["path"]]
+    assert _host.manifest_entries(str(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "managers"),
+    [
+        ([], []),
+        ([()], []),
+        ([("/usr/local/bin/vllm-keeper", "retire", "--manager", "tmux", "a")], ["tmux"]),
+        ([("systemctl", "disable", "--now", "a.service")], ["systemd"]),
+        (
+            [("k", "retire", "--manager", "compose", "a"), ("k", "retire", "--manager", "systemd", "b")],
+            ["compose", "systemd"],
+        ),
+        ([("k", "forget", "a"), ("k", "retire", "--manager")], []),
+    ],
+)
+def test_which_managers_run_something(before: list[tuple[str, ...]], managers: list[str]) -> None:
+    entries = [Entry(f"/etc/{number}", before_remove=words) for number, words in enumerate(before)]
+    assert _host.managers(entries) == managers
 
 
 def test_ceilings_of_this_machine() -> None:
@@ -134,4 +154,4 @@ def test_a_folder_of_manifests_that_may_not_be_read_answers_for_none(monkeypatch
         raise PermissionError(13, "Permission denied", directory)
 
     monkeypatch.setattr(_host._manifest, "names", refuse)
-    assert _host.manifest_files("/var/lib/steadfast") == []
+    assert _host.manifest_entries("/var/lib/steadfast") == []

@@ -1,0 +1,46 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each manager leaves on a host: complete, its own for each instance, and able to end what it ran."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, _service_files
+
+OPTIONS = {"keeper": "/usr/local/bin/vllm-keeper"}
+TWO = _instances.normalise(
+    [{"name": "a", "model": "/srv/a", "gpus": [0]}, {"name": "b", "model": "/srv/b", "port": 8001, "gpus": [1]}]
+)
+
+
+def paths(manager: str, instances: list[dict[str, object]]) -> set[str]:
+    return {item["path"] for item in _service_files.plan(instances, manager, OPTIONS)["files"]}
+
+
+@pytest.mark.parametrize("manager", sorted(_service_files.MANAGERS))
+def test_what_one_instance_needs_is_nobody_else_s(manager: str) -> None:
+    both, first, second = paths(manager, TWO), paths(manager, TWO[:1]), paths(manager, TWO[1:])
+    assert both == first | second
+    owed = {item["path"]: item.get("owes", []) for item in _service_files.plan(TWO, manager, OPTIONS)["files"]}
+    for path in first - second:
+        assert "b" not in owed[path], f"{path} of a restarts b"
+    for path in first & second:
+        assert not {"a", "b"} & set(owed[path]), f"{path} is of both, and restarts one for the other"
+
+
+@pytest.mark.parametrize("manager", sorted(_service_files.MANAGERS))
+def test_every_instance_is_ended_by_its_own_manager_before_its_file_goes(manager: str) -> None:
+    found = _service_files.plan(TWO, manager, OPTIONS)["files"]
+    ends = [item["before_remove"] for item in found if item.get("before_remove")]
+    for name in ("a", "b"):
+        mine = [words for words in ends if words[-1] == name]
+        assert mine, f"nothing ends {name}"
+        for words in mine:
+            assert words[:4] == [OPTIONS["keeper"], "retire", "--manager", manager]
+
+
+def test_systemd_is_reloaded_by_whatever_comes_after_it() -> None:
+    for manager in _service_files.MANAGERS:
+        names = [action["name"] for action in _service_files.plan([], manager, OPTIONS)["actions"]]
+        assert names.count("systemd") == 1
