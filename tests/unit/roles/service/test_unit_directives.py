@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_directives import systemd_directives
+from ansible_collections.steadfast.vllm.plugins.filter.systemd_hardening import systemd_hardening
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_limits import systemd_limits
+from ansible_collections.steadfast.vllm.plugins.filter.systemd_lines import systemd_lines
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_quote import systemd_quote
 from ansible_collections.steadfast.vllm.plugins.module_utils import _instances
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
@@ -18,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 ROLE = Path(__file__).parents[4] / "roles" / "service"
 
 
-def unit(own: dict[str, Any]) -> str:
+def unit(own: dict[str, Any], version: int | None = 257, instance: dict[str, Any] | None = None, **more: object) -> str:
     """The unit of the guide's instance, rendered with the options of managed_files."""
     environment = Environment(
         loader=FileSystemLoader(ROLE / "templates"),
@@ -27,11 +29,14 @@ def unit(own: dict[str, Any]) -> str:
         undefined=StrictUndefined,
         autoescape=select_autoescape(),
     )
-    for name in (systemd_directives, systemd_limits, systemd_quote):
+    for name in (systemd_directives, systemd_hardening, systemd_limits, systemd_lines, systemd_quote):
         environment.filters[f"steadfast.vllm.{name.__name__}"] = name
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
-    (instance,) = _instances.normalise(None)
-    variables = {**defaults, "service_unit_directives": own, "instance": instance}
+    (complete,) = _instances.normalise(None if instance is None else [instance])
+    # Variables of other roles, as site.yml has them.
+    defaults |= {"service_user": "vllm", "service_group": "vllm", "service_home": "/var/lib/vllm"}
+    facts = {} if version is None else {"systemd": {"version": version}}
+    variables = {**defaults, "service_unit_directives": own, "instance": complete, "ansible_facts": facts, **more}
     return environment.get_template("systemd.service.j2").render(variables)
 
 
