@@ -9,6 +9,7 @@ Used by the demo and by the tests.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -176,7 +177,8 @@ def processes(host: str) -> dict[int, str]:
     found = {}
     for line in on(host, "ps", "-eo", "pid=,args=").splitlines():
         pid, _space, title = line.strip().partition(" ")
-        if "vllm serve" in title or title.startswith("VLLM::"):
+        # not what only names it: the keeper's runner, a session, a container's init
+        if re.match(r"\S*python[\d.]* \S*/vllm serve ", title) or title.startswith("VLLM::"):
             found[int(pid)] = title.strip()
     return found
 
