@@ -30,26 +30,29 @@ class Plan:
     """Names of instances, each list in the order given."""
 
     enable: list[str] = field(default_factory=list)
+    disable: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
     restart: list[str] = field(default_factory=list)
     defer: list[str] = field(default_factory=list)
 
     @property
     def changes(self) -> bool:
-        return bool(self.enable or self.start or self.restart)
+        return bool(self.enable or self.disable or self.start or self.restart)
 
 
-def plan(names: Collection[str], seen: Mapping[str, Seen], owed: Collection[str], restart: str) -> Plan:
+def plan(
+    names: Collection[str], seen: Mapping[str, Seen], owed: Collection[str], restart: str, enabled: bool = True
+) -> Plan:
     """Decide for each name.
 
     names: the instances that should run. seen: state by name. owed: names that a change owes a restart.
-    restart: "now" or "defer", for those that run.
+    restart: "now" or "defer", for those that run. enabled: whether they shall start on boot.
     """
     result = Plan()
     for name in names:
         state = seen[name]
-        if not state.enabled:
-            result.enable.append(name)
+        if state.enabled != enabled:
+            (result.enable if enabled else result.disable).append(name)
         if not state.runs:
             result.start.append(name)
         elif name in owed:

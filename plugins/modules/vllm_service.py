@@ -46,6 +46,10 @@ options:
     type: list
     elements: str
     default: []
+  enabled:
+    description: Whether the instances start when the host boots.
+    type: bool
+    default: true
   keeper:
     description: The keeper's command.
     type: path
@@ -76,6 +80,11 @@ restarted:
   returned: always
 enabled:
   description: Instances that now start on boot.
+  type: list
+  elements: str
+  returned: always
+disabled:
+  description: Instances that no longer start on boot.
   type: list
   elements: str
   returned: always
@@ -140,12 +149,13 @@ def _run(module: AnsibleModule) -> dict[str, Any]:
     known = _seen(module, params["keeper"])
     seen = {name: known.get(name, _service.Seen(None, False)) for name in names}
     owed = _manifest.owed(params["state_directory"]) | set(params["owed"])
-    plan = _service.plan(names, seen, owed, params["restart"])
+    plan = _service.plan(names, seen, owed, params["restart"], params["enabled"])
     result = {
         "changed": plan.changes,
         "started": plan.start,
         "restarted": plan.restart,
         "enabled": plan.enable,
+        "disabled": plan.disable,
         "deferred": plan.defer,
     }
     if module._diff and plan.changes:
@@ -154,6 +164,8 @@ def _run(module: AnsibleModule) -> dict[str, Any]:
         return result
     for name in plan.enable:
         module.run_command([params["keeper"], "enable", name], check_rc=True)
+    for name in plan.disable:
+        module.run_command([params["keeper"], "disable", name], check_rc=True)
     for verb, chosen in (("start", plan.start), ("restart", plan.restart)):
         if chosen:
             _order(module, params["keeper"], verb, chosen)
@@ -166,7 +178,8 @@ def _diff(names: list[str], seen: dict[str, _service.Seen], plan: _service.Plan)
     after = []
     for name in names:
         act = "started" if name in plan.start else "restarted" if name in plan.restart else seen[name].verdict
-        after.append(f"{name}: {act}, enabled")
+        on_boot = name in plan.enable or (seen[name].enabled and name not in plan.disable)
+        after.append(f"{name}: {act}, {'enabled' if on_boot else 'not enabled'}")
     return {"before": "\n".join(before) + "\n", "after": "\n".join(after) + "\n"}
 
 
@@ -177,6 +190,7 @@ def main() -> None:
             "instances": {"type": "list", "elements": "str", "required": True},
             "restart": {"type": "str", "choices": ["now", "defer"], "default": "now"},
             "owed": {"type": "list", "elements": "str", "default": []},
+            "enabled": {"type": "bool", "default": True},
             "keeper": {"type": "path", "default": "/usr/local/bin/vllm-keeper"},
             "state_directory": {"type": "path", "default": "/var/lib/steadfast"},
         },

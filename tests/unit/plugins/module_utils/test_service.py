@@ -32,6 +32,15 @@ def test_plan(verdict: str | None, enabled: bool, owed: bool, restart: str, expe
     assert plan(["a"], {"a": Seen(verdict, enabled)}, ["a"] if owed else [], restart) == expected
 
 
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_start_on_boot_is_a_matter_of_its_own(verdict: str | None) -> None:
+    wanted = plan(["a"], {"a": Seen(verdict, False)}, [], "now", enabled=False)
+    assert (wanted.enable, wanted.disable) == ([], [])
+    unwanted = plan(["a"], {"a": Seen(verdict, True)}, [], "now", enabled=False)
+    assert (unwanted.enable, unwanted.disable, unwanted.changes) == ([], ["a"], True)
+    assert unwanted.start == wanted.start
+
+
 @given(
     seen=st.dictionaries(st.sampled_from("abcd"), st.builds(Seen, st.sampled_from(VERDICTS), st.booleans())),
     owed=st.sets(st.sampled_from("abcdx")),
