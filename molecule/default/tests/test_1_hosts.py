@@ -113,9 +113,17 @@ def test_the_cron_line(gpu: Host) -> None:
     assert gpu.service("cron").is_running
 
 
-def test_no_secret_in_a_process_list_or_journal(gpu: Host) -> None:
-    assert "VLLM_API_KEY" not in gpu.check_output("ps -eo args")
-    assert "VLLM_API_KEY" not in gpu.check_output("journalctl --no-pager -q")
+@pytest.mark.parametrize("name", ["gpu1", "gpu2"])
+def test_a_secret_reaches_the_server_and_nobody_else(hosts: dict[str, Host], name: str) -> None:
+    gpu, secret = hosts[name], client.instance()["env"]["LAB_SECRET"]
+    assert secret in gpu.file("/etc/vllm/qwen3vl.env").content_string
+    api = min(client.processes(name))
+    assert secret in gpu.check_output("tr '\\0' '\\n' < /proc/%s/environ", str(api))
+    assert secret not in gpu.check_output("ps -eo args")
+    assert secret not in gpu.check_output("journalctl --no-pager -q")
+    holding = gpu.run("grep -rls -- %s /etc /opt/vllm-keeper /var/lib/steadfast /var/lib/vllm-keeper /var/log", secret)
+    assert holding.stdout.split() == ["/etc/vllm/qwen3vl.env"]
+    assert gpu.file("/etc/vllm/qwen3vl.env").mode == 0o600
 
 
 def test_haproxy_listens_where_it_should(hosts: dict[str, Host], lab: client.Lab) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lab import client
-from lab.play import ROOT, play
+from lab.play import play
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
@@ -127,9 +126,3 @@ def test_an_unsupported_distribution() -> None:
     assert run.failed
     assert not run.changed
     assert "Plan 9" in run.messages or "plan9" in run.messages, run.messages
-
-
-def test_the_examples_in_the_inventories_parse() -> None:
-    for name in ("production", "staging"):
-        for file in (ROOT / "inventories" / name).rglob("*.yml"):
-            assert yaml.safe_load(file.read_text()) is not None, file
