@@ -163,7 +163,7 @@ def port_taken(subject: Subject) -> Seen:
         told = " ".join([said, state["reason"], *(start["reason"] or "" for start in state["starts"])])
         assert f"port {port} is taken" in told or "ddress already in use" in told, told
     finally:
-        subject.on("pkill -f 'http.server.HTTPServer' || true")
+        subject.on("pkill -f '[h]ttp.server.HTTPServer' || true")
     began = time.monotonic()
     if subject.status()["verdict"] == "parked":
         subject.keeper("resume", subject.name)
@@ -252,8 +252,8 @@ DAEMONS = {
     "systemd": "systemctl daemon-reexec",
     "supervisor": "systemctl restart supervisor",
     "compose": "systemctl restart docker",
-    "tmux": "pkill -KILL -f 'tmux.*vllm' || pkill -KILL tmux",
-    "screen": "pkill -KILL -f SCREEN",
+    "tmux": "pkill -KILL -x 'tmux: server'",
+    "screen": "pkill -KILL -x screen",
 }
 
 
@@ -273,7 +273,7 @@ def restart_daemon(subject: Subject) -> Seen:
 def leftover_engine(subject: Subject) -> Seen:
     """API and whoever watches it die in the same moment and an engine is left: it is ended before the next start."""
     before = subject.processes()
-    watchers = subject.on("pgrep -f 'vllm_keeper.* run ' || true").split()
+    watchers = subject.on("pgrep -f '[v]llm_keeper.* run ' || true").split()
     subject.on(f"kill -KILL {' '.join([*subject.pid_of('api'), *watchers])}")
     began = time.monotonic()
     if subject.manager in ("tmux", "screen"):

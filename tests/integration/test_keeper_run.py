@@ -48,6 +48,7 @@ class Rig:
         self.keeper({})
         self.log = folder / "server.log"
         self.runner: subprocess.Popen[bytes] | None = None
+        self.sessions: set[int] = set()
 
     def configure(self, extra: str = "") -> None:
         self.vllm.write_text(f"model: {self.model}\nport: {self.port}\nhost: 127.0.0.1\nshutdown-timeout: 10\n{extra}")
@@ -77,6 +78,7 @@ class Rig:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "roles/health/files"), "STANDIN_START_SECONDS": "0.2"}
         with self.log.open("ab") as log:
             self.runner = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        self.sessions.add(self.runner.pid)
         return self.runner
 
     @property
@@ -92,10 +94,11 @@ class Rig:
         return run.pid
 
     def family(self) -> list[processes.Process]:
-        """Server, engine and worker, wherever they are."""
-        marks = (str(self.vllm), "VLLM::EngineCore", "VLLM::Worker")
+        """Server, engine and worker, wherever they are: those of the sessions that this rig began, and no other's."""
         return [
-            p for p in processes.everyone().values() if any(m in p.command for m in marks) and "-m" not in p.command
+            process
+            for process in processes.everyone().values()
+            if process.session in self.sessions and ("serve" in process.command[1:3] or "--engine" in process.command)
         ]
 
     def engine(self) -> int:
@@ -103,10 +106,11 @@ class Rig:
 
     def ready(self) -> None:
         until(lambda: self.phase == "running")
-        assert [p.command[0] for p in self.family()].count("VLLM::Worker") == 1
+        until(lambda: [p.command[0] for p in self.family()].count("VLLM::Worker") == 1)
 
     def state(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads((self.folder / "var" / f"{NAME}.json").read_text())
+        file = self.folder / "var" / f"{NAME}.json"
+        found: dict[str, object] = json.loads(file.read_text()) if file.exists() else {}
         return found
 
     def last_start(self) -> dict[str, object]:
@@ -122,8 +126,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     if made.runner is not None and made.runner.poll() is None:
         os.killpg(made.runner.pid, signal.SIGKILL)
         made.runner.wait()
-    for process in made.family():
-        os.kill(process.pid, signal.SIGKILL)
+    processes.end(made.family())
     (runfile.DIRECTORY / f"{NAME}.json").unlink(missing_ok=True)
 
 
@@ -188,7 +191,7 @@ def test_what_a_killed_runner_leaves_is_ended_by_the_next(rig: Rig) -> None:
 def test_a_bad_argument_is_parked_and_held_until_the_file_changes(rig: Rig) -> None:
     rig.configure("no-such-option: 1\n")
     runner = rig.start("--forever", "--delay", "0")
-    until(lambda: rig.phase == "held" and rig.state()["parked"] is not None)
+    until(lambda: rig.phase == "held" and rig.state().get("parked") is not None)
     time.sleep(1.5)
     assert runner.poll() is None
     assert rig.family() == []
