@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".cache" / "junit"
+SCENARIOS_AT_ONCE = 2
+TELLING = threading.Lock()
 COLLECTION = ".collections/ansible_collections/steadfast/vllm"
 
 
@@ -129,24 +132,44 @@ def sanity() -> Outcome:
     return outcome
 
 
-def molecule() -> Outcome:
-    """The scenario's own sequence is one test; the pytest runs inside it tell theirs."""
+def scenario(name: str, told: bool) -> Outcome:
+    """One scenario: its own sequence is one test; the pytest run inside it tells its own. TOLD: print as it goes."""
     outcome = Outcome()
-    reports = RESULTS / "molecule.xml"
+    report, log = RESULTS / f"molecule-{name}.xml", RESULTS / f"molecule-{name}.log"
     # Borders cut each line at 80 columns where there is no terminal.
     quiet = {"MOLECULE_COMMAND_BORDERS": "false"}
-    environment = {**os.environ, **quiet, "PYTEST_ADDOPTS": f"-v {shlex.quote(f'--junitxml={reports}')}"}
-    for scenario in sorted(file.parent.name for file in ROOT.glob("molecule/*/molecule.yml")):
-        reports.unlink(missing_ok=True)
-        print(f"molecule::{scenario} ...", flush=True)
-        command = ["molecule", "test", "--scenario-name", scenario]
-        status = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdin=subprocess.DEVNULL).returncode
-        outcome.add(f"molecule::{scenario}", status == 0)
-        print(f"molecule::{scenario} {'FAILED' if status else 'PASSED'}", flush=True)
-        if reports.exists():
-            outcome.extend(read_junit(reports))
-    if not outcome.passed + outcome.failed:
+    environment = {**os.environ, **quiet, "PYTEST_ADDOPTS": f"-v {shlex.quote(f'--junitxml={report}')}"}
+    print(f"molecule::{name} ...{'' if told else f' tail -f {log.relative_to(ROOT)}'}", flush=True)
+    began = time.monotonic()
+    command = ["molecule", "test", "--scenario-name", name]
+    with log.open("w") as file:
+        status = subprocess.run(
+            command, cwd=ROOT, env=environment, check=False, stdin=subprocess.DEVNULL,
+            stdout=None if told else file, stderr=None if told else subprocess.STDOUT,
+        ).returncode  # fmt: skip
+    outcome.add(f"molecule::{name}", status == 0)
+    if report.exists():
+        outcome.extend(read_junit(report))
+    with TELLING:
+        if not told:
+            print(log.read_text(), flush=True)
+        words = "FAILED" if status else "PASSED"
+        print(f"molecule::{name} {words} in {time.monotonic() - began:.1f} s", flush=True)
+    return outcome
+
+
+def molecule() -> Outcome:
+    """The whole way alone, since it measures; then the others two at a time: most of each is waiting."""
+    names = sorted(file.parent.name for file in ROOT.glob("molecule/*/molecule.yml"))
+    outcome = Outcome()
+    if not names:
         outcome.failed.append("molecule:: no scenario found in molecule/*/molecule.yml")
+    if "default" in names:
+        names.remove("default")
+        outcome.extend(scenario("default", told=True))
+    with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:
+        for found in pool.map(lambda name: scenario(name, told=False), names):
+            outcome.extend(found)
     return outcome
 
 
