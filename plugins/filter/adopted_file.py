@@ -42,7 +42,6 @@ _value:
   type: str
 """
 
-import json
 import re
 import typing as t
 from collections.abc import Mapping, Sequence
@@ -52,9 +51,13 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._values import plai
 
 HEADER = """\
 ---
-# What was found running on {host}, as vllm_instances. Review it; when playbooks/adopt.yml takes over, it takes this file
-# into the inventory.
+# What was found running on {host}, as vllm_instances. Review it; playbooks/adopt.yml takes it into the inventory
+# when it takes over.
 """
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
 class Template(str):
@@ -106,7 +109,7 @@ def adopted_file(servers: Sequence[Mapping[str, t.Any]], host: str = "") -> str:
         lines = [f"{server['entry']['name']}: {server['started']}, pid {server['pid']}", *server["notes"]]
         if secrets:
             lines.append(f"secrets, to be put into the vault: {', '.join(secrets)}")
-        text += "".join(f"# {json.dumps(line, ensure_ascii=False)[1:-1]}\n" for line in lines)
+        text += "".join(f"# {_one_line(line)}\n" for line in lines)
     dumped: str = yaml.dump(
         {"vllm_instances": [entry(server) for server in good]},
         Dumper=Dumper,

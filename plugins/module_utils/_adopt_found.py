@@ -46,6 +46,7 @@ class Found:
     directory: str
     environ: dict[str, str] = field(repr=False)
     listening: list[tuple[str, int, bool]] = field(default_factory=list)
+    port: t.Any = None  # where its command line has it listen
     container: dict[str, t.Any] = field(default_factory=dict, repr=False)
     managed: str = ""
     model: _adopt_entry.Model | None = None
@@ -269,7 +270,7 @@ class Finder:
 
     def _plan(self, one: Found, options: _adopt_arguments.Options, name: str) -> _adopt_entry.Plan:
         ports = [port for _address, port, _shared in one.listening]
-        said = options.given.get("port", _adopt_entry.PORT)
+        said = one.port = options.given.get("port", _adopt_entry.PORT)
         outside: tuple[str, int] | None = None
         problems = []
         if one.container and isinstance(said, int):
@@ -312,6 +313,12 @@ def _plain(run: Runner, argv: Sequence[str]) -> tuple[int, str, str]:
     return done.status, done.output, done.errors
 
 
+def listening(one: Found) -> list[str]:
+    """Where requests go. Its engine and workers have ports of their own, which are nobody's business."""
+    asked = [item for item in one.listening if item[1] == one.port]
+    return [f"{address} port {port}" for address, port, _shared in asked or one.listening]
+
+
 def result(one: Found) -> dict[str, t.Any]:
     """A server as it may be shown."""
     harmless, secret = _adopt_secrets.shown_environment(one.environ)
@@ -326,7 +333,7 @@ def result(one: Found) -> dict[str, t.Any]:
         "started": _adopt_launch.told(one.launch, one.server),
         "since": _adopt_look.since(one.server.born),
         "launch": _adopt_launch.fields(one.launch),
-        "listening": [f"{address} port {port}" for address, port, _shared in one.listening],
+        "listening": listening(one),
         "output": _adopt_look.link(one.server.pid, "fd/1"),
         "environment": harmless,
         "secret_variables": secret,

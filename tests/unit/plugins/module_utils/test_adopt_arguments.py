@@ -116,8 +116,16 @@ def test_an_option_without_its_value_is_told() -> None:
 
 
 def test_the_command_line_wins_over_the_file() -> None:
-    config = {"port": 9000, "tensor_parallel_size": 2, "enforce-eager": True, "enable-prefix-caching": False,
-              "headless": False, "served-model-name": ["a"], "compilation-config": {"mode": 3}, "model": "file"}  # fmt: skip
+    config = {
+        "port": 9000,
+        "tensor_parallel_size": 2,
+        "enforce-eager": True,
+        "enable-prefix-caching": False,
+        "headless": False,
+        "served-model-name": ["a"],
+        "compilation-config": {"mode": 3},
+        "model": "file",
+    }
     found = said("--config c.yaml --port 1", config)
     assert found.model == "file"
     assert found.given == {
