@@ -20,7 +20,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from labkit import hosts, image, machine, model, preflight, wheels
+from labkit import docker, hosts, image, machine, model, preflight, wheels
 from labkit.work import LabError, Workshop, cache_root, digest, file_digest
 
 
@@ -76,6 +76,13 @@ class Bench:
             )
             for job in others:
                 job.result()
+        if any(host.docker for host in hosts.chosen()):
+            tag = recipes["bookworm"].tag
+            self.shop.step(
+                "base and wheels for Docker",
+                lambda: docker.there(self.shop, self.pip, tag),
+                lambda: docker.make(self.shop, self.pip, tag),
+            )
         return {"changed": bool(self.shop.steps), "steps": self.shop.steps, "model": model.report(self.shop)}
 
     def up(self) -> dict[str, object]:
@@ -92,7 +99,7 @@ class Bench:
                 host,
                 recipes[host.suite].tag,
                 self.limits,
-                (*packages, *(models if host.serves else tool)),
+                (*packages, *(models if host.serves else tool), *(docker.mounts(self.shop) if host.docker else ())),
                 aws if host.aws else "",
             )
             for host in hosts.chosen()

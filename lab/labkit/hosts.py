@@ -53,6 +53,7 @@ class Host:
     last_octet: int
     serves: bool = False
     aws: bool = False
+    docker: bool = False
 
 
 MOTO_PORT = 5000
@@ -62,6 +63,8 @@ KNOWN = (
     Host("gpu1", "bookworm", 11, serves=True),
     Host("gpu2", "bookworm", 12, serves=True),
     Host("aws1", "trixie", 20, aws=True),
+    # trixie, because bookworm has no Compose 2
+    Host("docker1", "trixie", 31, serves=True, docker=True),
 )
 USUAL = ("lb1", "gpu1", "gpu2", "aws1")
 
@@ -115,10 +118,23 @@ def run_argv(lab: Lab, host: Host, image: str, limits: Limits, mounts: Mounts, c
         "--shm-size=1g",
         *limits.options(),
         *[f"--volume={source}:{target}:{mode}" for source, target, mode in mounts],
+        # overlayfs does not stand on overlayfs, and Docker's other way copies whole images
+        *([f"--volume={volume(lab, host)}:/var/lib/docker"] if host.docker else []),
         f"--label=steadfast.lab={lab.name}",
     ]
     label = digest(options, image, content)
     return ["podman", "--runtime=runc", "run", "--detach", *options, f"--label=steadfast.spec={label}", image]
+
+
+def volume(lab: Lab, host: Host) -> str:
+    return f"steadfast-{lab.name}-{host.name}-docker"
+
+
+def ensure_volume(lab: Lab, host: Host) -> None:
+    """Labelled, so that it goes with the lab."""
+    name = volume(lab, host)
+    if name not in run(["podman", "volume", "ls", "--quiet"], "listing volumes").split():
+        run(["podman", "volume", "create", f"--label=steadfast.lab={lab.name}", name], "creating a volume")
 
 
 def spec(argv: list[str]) -> str:
@@ -217,6 +233,8 @@ def bring_up(shop: Workshop, lab: Lab, wanted: dict[str, list[str]]) -> list[str
                 verb = "started"
             else:
                 run(["podman", "rm", "--force", "--ignore", "--time=5", "--volumes", name], f"removing {name}")
+                if host.docker:
+                    ensure_volume(lab, host)
                 run(argv, f"creating {name}")
                 verb = "replaced" if row else "created"
             await_boot(name)

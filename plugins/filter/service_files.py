@@ -56,7 +56,10 @@ def service_files(instances: Sequence[Mapping[str, Any]], manager: str, options:
     if manager not in _service_files.MANAGERS:
         known = ", ".join(_service_files.MANAGERS)
         raise AnsibleFilterError(f"service_manager: {manager!r} is no process manager of this collection: use {known}")
-    return _service_files.plan(instances, manager, options)
+    try:
+        return _service_files.plan(instances, manager, options)
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 class FilterModule:

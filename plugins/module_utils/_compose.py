@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -57,13 +57,13 @@ def _instance_problems(instance: Mapping[str, Any], options: Mapping[str, Any]) 
             )
 
 
-def image_problem(image: str) -> str:
+def image_problem(image: str, variable: str) -> str:
     """Why this image of somebody else is not taken; "" when it is."""
     if PIN.fullmatch(image):
         return ""
     return (
-        f"service_compose_image: {image!r} is not pinned: a tag can point at another image tomorrow. Write "
-        "name:tag@sha256:<64 digits>, as `docker buildx imagetools inspect name:tag` shows it, or build"
+        f"{variable}: {image!r} is not pinned, and a tag can point at another image tomorrow. Write "
+        "name:tag@sha256:<64 digits>; `docker buildx imagetools inspect name:tag` shows the digest"
     )
 
 
@@ -252,8 +252,10 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def files(instances: Sequence[Mapping[str, Any]], options: Mapping[str, Any], keeper: str) -> list[dict[str, Any]]:
-    """Entries for managed_files. Raises ValueError with every problem."""
+def files(
+    instances: Sequence[Mapping[str, Any]], options: Mapping[str, Any], retire: Callable[[str], list[str]]
+) -> list[dict[str, Any]]:
+    """Entries for managed_files. RETIRE: the command that ends an instance. Raises ValueError with every problem."""
     found = problems(instances, options)
     if found:
         raise ValueError("\n".join(found))
@@ -270,7 +272,7 @@ def files(instances: Sequence[Mapping[str, Any]], options: Mapping[str, Any], ke
                 "validate": "docker compose -f %s config --quiet",
                 "validate_as": "compose.yaml",
                 "owes": [name],
-                "before_remove": [keeper, "retire", "--manager", "compose", name],
+                "before_remove": retire(name),
             },
             {
                 # Compose reads a file of this name beside the first one by itself.
