@@ -96,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     retiring.add_argument("--control", action="append", default=[], metavar="WORD", help="that manager's command")
     verb("forget", "drop the history of an instance that is no more")
     _add_run(verb("run", "for supervisor and sessions: gate, server and end as one foreground process"))
+    verb("hang-up", "for the unit around a session: when it ends")
+    verb("renew", "for sessions: the rest of restart --no-wait")
     verb("gate", "for the unit: before each start")
     verb("wait-ready", "for the unit: until it answers, $MAINPID given")
     verb("stopping", "for the unit: ExecStop")
@@ -196,6 +198,8 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
         "enable": lambda: operate.enable(one, True),
         "disable": lambda: operate.enable(one, False),
         "run": lambda: _run_server(options, one),
+        "hang-up": lambda: operate.hang_up(one, os.environ),
+        "renew": lambda: operate.renew(one),
         "park": lambda: operate.park(one, options.reason),
         "resume": lambda: operate.resume(one, not options.no_start),
         "logs": lambda: operate.logs(one, options.lines, options.follow),

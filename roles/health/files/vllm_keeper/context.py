@@ -123,8 +123,10 @@ class Context:
     def _on_purpose(self, state: st.State) -> bool:
         if state.stopped is None:
             return False
-        # Stopped by the host's shutdown: after the next boot it is to run again.
-        return state.stopped.by != st.SHUTDOWN or state.stopped.at.boot_id == self.clock.now().boot_id
+        # Stopped by the host's shutdown: after the next boot it is to run again. So is what was stopped on purpose; and
+        # where the manager does not start it then, the next check does.
+        holds_on = state.stopped.by != st.SHUTDOWN and self.manager.STARTS_ON_BOOT
+        return holds_on or state.stopped.at.boot_id == self.clock.now().boot_id
 
     def _job(self) -> str:
         try:

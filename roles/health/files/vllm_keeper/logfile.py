@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 CHUNK = 1 << 16
+PATIENCE = 0.5  # seconds that a terminal may take before its lines are left out
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,55 @@ def tee(log: LogFile) -> int:
 
 
 def _copy(source: int, log: LogFile) -> None:
-    writer = Writer(log)
+    writer, terminal = Writer(log), Terminal()
     while chunk := os.read(source, CHUNK):
-        with contextlib.suppress(OSError):
-            os.write(1, chunk)
         writer.write(chunk)
+        terminal.write(chunk)
+
+
+class Terminal:
+    """Shows what it can. One that is held (Ctrl-S, a stopped tmux) or gone holds nobody up: its lines are left out."""
+
+    def __init__(self, handle: int = 1) -> None:
+        self.patience = PATIENCE
+        try:
+            # Opened anew: that it does not block is true for this handle only, and not for the shell that lent it.
+            self.handle = os.open(os.ttyname(handle), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self.handle = handle
+
+    def write(self, chunk: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while chunk:
+                if not select.select([], [self.handle], [], self.patience)[1]:
+                    self.patience = 0  # and no more waiting, until it takes lines again
+                    return
+                chunk = chunk[os.write(self.handle, chunk) :]
+                self.patience = PATIENCE
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines, also of the file before where a new one has just begun; read from the end."""
+    found: list[str] = []
+    for place in (path, path.with_name(f"{path.name}.1")):
+        with contextlib.suppress(OSError):
+            found = [*_last(place, lines - len(found)), *found]
+        if len(found) >= lines:
+            break
+    return found
+
+
+def _last(path: Path, lines: int) -> list[str]:
+    with path.open("rb") as file:
+        left = file.seek(0, os.SEEK_END)
+        text = b""
+        while left and text.count(b"\n") <= lines:
+            step = min(CHUNK, left)
+            left -= step
+            file.seek(left)
+            text = file.read(step) + text
+    # A line that was cut off by the end of what was read is among those before the wanted ones.
+    return text.decode("utf-8", "replace").removesuffix("\n").split("\n")[-lines:] if text and lines > 0 else []
 
 
 class Writer:

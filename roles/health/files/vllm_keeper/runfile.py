@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -26,7 +27,10 @@ class Run:
     detail: str = ""
     pid: int | None = None  # the API's
     pid_born: int = 0
+    parent: int = 0  # the manager's process that started the runner
     ended: int = 0  # how many runs have ended since boot, so that who waits for a start sees it fail
+    asked: bool = False  # it is ending because somebody asked for it, and not because its terminal went away
+    writer: int = 0  # the process that writes the log; it outlives the servers
 
 
 def read(name: str, directory: Path = DIRECTORY) -> Run | None:
@@ -45,6 +49,27 @@ def living(name: str, directory: Path = DIRECTORY, proc: Path = processes.PROC) 
         return None
     process = processes.read(run.runner, proc)
     return run if process is not None and process.born == run.born and not process.zombie else None
+
+
+def abandoned(run: Run, proc: Path = processes.PROC) -> bool:
+    """Whether the manager that started this living runner is gone: the kernel has given the runner another parent."""
+    process = processes.read(run.runner, proc)
+    return process is not None and (run.parent <= 1 or process.parent != run.parent)
+
+
+def claim(name: str, directory: Path = DIRECTORY) -> bool:
+    """Whether we are the one runner of this instance, from now on until this process ends. Raises OSError.
+
+    A lock that only this process holds: neither its children nor what a killed runner leaves keep it.
+    """
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    handle = os.open(directory / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(handle)
+        return False
+    return True
 
 
 def write(name: str, run: Run, directory: Path = DIRECTORY) -> None:

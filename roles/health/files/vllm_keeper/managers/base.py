@@ -68,6 +68,9 @@ class Manager(abc.ABC):
     # Whether gate, wait-ready, stopping and stopped run around each start: by the unit, or by `vllm-keeper run`. Where
     # they do not, because the manager starts by itself, the keeper does their work from outside.
     HOOKED = True
+    # Whether what is enabled starts when the host boots, without the keeper.
+    STARTS_ON_BOOT = True
+    leave = ""  # the keys that leave an attached terminal
 
     def __init__(self, instance: Instance, runner: Runner = run) -> None:
         self.instance, self._run = instance, runner
@@ -119,6 +122,10 @@ class Manager(abc.ABC):
 
     def owns(self, listener: processes.Process) -> bool:
         """Whether this process listens at the instance's port on behalf of the manager."""
+        return False
+
+    def hang_up(self, asked: bool) -> bool:
+        """For the unit around a session: waits for the run to end. ASKED: it is told to. False: there is no session."""
         return False
 
     def attach(self) -> list[str]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import abc
-import collections
 import os
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from vllm_keeper import decision as d
 from vllm_keeper import processes, runfile
+from vllm_keeper.logfile import tail
 from vllm_keeper.managers.base import Completed, Manager, Observed
 
 POLL = 0.2
@@ -47,24 +47,20 @@ class Supervised(Manager):
         if run is None:
             return Completed(1, "", "it does not run")
         known = processes.everyone(self.proc)
-        below = processes.descendants(run.runner, known) - {run.runner}
-        # The runner stays: it sees the end, tells why, and lets the manager go on.
+        # The runner stays: it sees the end, tells why, and lets the manager go on. So does who writes its log.
+        below = processes.descendants(run.runner, known) - {run.runner, run.writer}
         processes.end((known[pid] for pid in below if pid in known), self.proc)
         return Completed(0, "", "")
 
     def logs(self, lines: int) -> list[str]:
-        try:
-            with Path(self.instance.log_file).open(encoding="utf-8", errors="replace") as file:
-                return [line.rstrip("\n") for line in collections.deque(file, lines)]
-        except OSError:
-            return []
+        return tail(Path(self.instance.log_file), lines)
 
     def follow(self, lines: int) -> list[str]:
         return ["tail", "-n", str(lines), "-F", self.instance.log_file]
 
     def job(self) -> str:
         run = runfile.living(self.instance.name, self.run_directory, self.proc)
-        return "stop" if run is not None and run.phase == d.STOPPING else ""
+        return "stop" if run is not None and run.phase == d.STOPPING and run.asked else ""
 
     def definition(self) -> tuple[list[str], list[str]]:
         # `current` is a link: pointing it at another release is a change, though no file differs.
@@ -92,7 +88,11 @@ class Supervised(Manager):
     def await_gone(self, wait: float) -> Completed:
         """For a stop that was ordered: until no process of it is left, or that many seconds are over."""
         end = time.monotonic() + wait
-        while runfile.living(self.instance.name, self.run_directory, self.proc) is not None:
+        ending = runfile.living(self.instance.name, self.run_directory, self.proc)
+        while ending is not None:
+            now = runfile.living(self.instance.name, self.run_directory, self.proc)
+            if now is None or (now.runner, now.born) != (ending.runner, ending.born):  # somebody else's start
+                break
             if time.monotonic() >= end:
                 return Completed(124, "", f"still there after {wait:g} s")
             time.sleep(POLL)

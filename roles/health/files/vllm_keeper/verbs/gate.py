@@ -32,7 +32,7 @@ def gate(context: Context, dice: Callable[[], float] = random.random, kill: bool
         with _told_to_stop():
             return _gate(context, dice(), kill)
     except _CalledOffError:
-        return _called_off(context)
+        return called_off(context)
     except (st.StateError, ManagerError) as error:
         context.log.warning(f"starting without back-off: {error}")
         return exits.OK
@@ -59,7 +59,7 @@ def _told_to_stop() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _called_off(context: Context) -> int:
+def called_off(context: Context) -> int:
     """systemd runs neither ExecStop nor ExecStopPost for a start that it ends here, so the wish is recorded here."""
     try:
         job, down = context.manager.job(), context.manager.host_going_down()
@@ -69,6 +69,8 @@ def _called_off(context: Context) -> int:
 
     def change(state: st.State, now: Moment) -> None:
         state.waiting = None
+        if job == "stop" and state.intent is not None and state.intent.kind in ("restart", "repair"):
+            return  # of a manager that knows no restart: the start follows
         if job == "stop":
             state.stopped = st.Stopped(now, st.SHUTDOWN if down else st.PURPOSE)
             state.intent = None

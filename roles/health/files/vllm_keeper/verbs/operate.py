@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 
 from vllm_keeper import decision as d
 from vllm_keeper import exits
@@ -229,6 +230,19 @@ def retire(context: Context, known: bool) -> int:
             return exits.BAD
     gate.clear_leftovers(context)
     context.log.result(f"{name}: ended under {context.instance.manager}")
+    return exits.OK
+
+
+def renew(context: Context) -> int:
+    """The rest of a restart that was ordered and not waited for; who wanted it, and why, is remembered already."""
+    done = context.manager.restart(_stop_limit(context) + _start_limit(context))
+    return exits.BAD if done.code else exits.OK
+
+
+def hang_up(context: Context, environment: Mapping[str, str]) -> int:
+    """A session's unit ends: so does what ran in the session, and nothing of it is left."""
+    if context.manager.hang_up(bool(environment.get("MAINPID"))):
+        gate.clear_leftovers(context)
     return exits.OK
 
 

@@ -38,6 +38,7 @@ SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHU
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 FOR_EVER = float("inf")
 SHELL_NOT_FOUND = 127
+HUNG_UP = "hang-up"
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,80 @@ class RunError(Exception):
 
 def run(context: Context, wanted: Wanted, environment: Mapping[str, str]) -> int:
     other = runfile.living(context.instance.name)
-    if other is not None:
-        raise RunError(f"it is run already, by pid {other.runner}")
-    # The first process of a group, so that a manager that kills the group kills all of it.
-    with contextlib.suppress(PermissionError):  # a session's leader is one already
-        os.setpgid(0, 0)
+    if other is not None and not runfile.abandoned(other):
+        raise _refusal(context, other)
+    if not wanted.apart:
+        # The first process of a group, so that a manager that kills the group kills all of it. Where a terminal is
+        # listened to, its own group has to stay.
+        with contextlib.suppress(PermissionError):  # a session's leader is one already
+            os.setpgid(0, 0)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     # Waited for one by one: no handler that could come at a bad moment. Children unblock them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    return _Runner(context, wanted, environment).run()
+    runner = _Runner(context, wanted, environment)
+    if other is not None and not runner.take_over(other):
+        return exits.OK
+    # Two that begin at the same moment: the file of neither was there to be seen.
+    try:
+        alone = runfile.claim(context.instance.name)
+    except OSError as error:
+        context.log.warning(f"a second runner is not kept out ({error})")
+        alone = True
+    if not alone:
+        raise _refusal(context, runfile.living(context.instance.name))
+    return runner.run()
+
+
+def _refusal(context: Context, other: runfile.Run | None) -> RunError:
+    who = f", by pid {other.runner}" if other is not None else ""
+    return RunError(f"it is run already{who}; to see it: vllm-keeper status {context.instance.name}")
 
 
 class _Runner:
     def __init__(self, context: Context, wanted: Wanted, environment: Mapping[str, str]) -> None:
         self.context, self.wanted = context, wanted
         self.environment = {**environment, **config.read_env_file(context.instance.env_file)}
-        self.stop = False  # somebody asked us to end
+        self.stop = False  # we are to end
+        self.asked = False  # because somebody wants it, and not because the terminal went away
+        self.heard = True  # the manager reads what we say
         self.done: dict[int, int] = {}  # pid -> wait status of children that ended
         self.writer = 0 if wanted.log is None else tee(wanted.log)
         before = runfile.read(context.instance.name)
         me = processes.read(os.getpid())
-        self.file = runfile.Run(os.getpid(), me.born if me else 0, d.HELD, ended=0 if before is None else before.ended)
+        born = me.born if me else 0
+        self.file = runfile.Run(os.getpid(), born, d.HELD, parent=os.getppid(), writer=self.writer)
+        self.file = replace(self.file, ended=0 if before is None else before.ended)
+
+    def take_over(self, other: runfile.Run) -> bool:
+        """The place of a runner whose manager was killed: drained, then ended. False when it was called off."""
+        self.context.log.notice(f"the manager of runner {other.runner} is gone: that run is drained and ended first")
+
+        def intend(state: st.State, now: Moment) -> None:
+            state.intent = st.Intent("restart", now)
+
+        def forgo(state: st.State, _now: Moment) -> None:
+            if state.intent is not None and state.intent.kind == "restart":
+                state.intent = None
+
+        self.context.try_update(intend)
+        _signal(other.runner, signal.SIGTERM)
+
+        def gone() -> bool:
+            now = processes.read(other.runner)
+            return now is None or now.born != other.born or now.zombie
+
+        self._wait(lambda: self.stop or gone(), self.context.instance.drain_timeout + 2 * STOP_MARGIN)
+        if self.stop:
+            # Nothing is started again: the end of that run is what was wished.
+            self.context.try_update(forgo)
+            return False
+        if not gone():
+            self.context.log.warning(f"runner {other.runner} did not end in time: killed")
+            known = processes.everyone()
+            processes.end(known[pid] for pid in processes.descendants(other.runner, known) if pid in known)
+        last = runfile.read(self.context.instance.name)
+        self.file = replace(self.file, ended=self.file.ended if last is None else last.ended)
+        return True
 
     def run(self) -> int:
         while True:
@@ -94,11 +148,11 @@ class _Runner:
             self._say(phase=d.HELD, detail="to be started again")
             self._wait(lambda: self.stop, self.wanted.delay)
             if self.stop:
-                return exits.OK
+                return self._called_off()
 
     def _once(self) -> int:
         if not self._gate():
-            return exits.OK
+            return self._called_off()
         api = self._start()
         process = processes.read(api)
         born = process.born if process is not None else 0
@@ -118,6 +172,13 @@ class _Runner:
         if self.stop:
             return exits.OK
         return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+    def _called_off(self) -> int:
+        """Told to end while nothing runs."""
+        self._say(phase=d.STOPPING, detail="stopping")
+        self._hook(lambda: ending.stopped(self.context, {}))
+        self._say(phase=d.STOPPED, detail="stopped before it was started")
+        return exits.OK
 
     def _gate(self) -> bool:
         """Held as long as it takes; False when it was called off."""
@@ -153,6 +214,10 @@ class _Runner:
                     self._say(phase=d.RUNNING, detail="running")
             if self.stop and deadline is None:
                 self._say(phase=d.STOPPING, detail="stopping")
+                if not self.asked:
+                    # As after a failure, the next check starts it: a session that was lost is nobody's wish.
+                    result = result or HUNG_UP
+                    self._note("its terminal was closed")
                 self._asked({"MAINPID": str(api), "SERVICE_RESULT": result or "success"})
                 deadline = self._terminate(api)
             if deadline is not None and time.monotonic() >= deadline:
@@ -225,12 +290,26 @@ class _Runner:
         end = time.monotonic() + within
         while True:
             self._reap()
+            self._keep_words()
             left = end - time.monotonic()
             if enough() or left <= 0:
                 return
             told = signal.sigtimedwait(SIGNALS, min(left, LOOK))
             if told is not None and told.si_signo != signal.SIGCHLD:
                 self.stop = True
+                self.asked = self.asked or told.si_signo != signal.SIGHUP
+
+    def _keep_words(self) -> None:
+        """Once the manager is gone, nobody reads what we say: into the log's end with it, since a dead pipe kills."""
+        if self.heard and self.wanted.log is None and os.getppid() != self.file.parent:
+            self.heard = False
+            try:
+                log = os.open(self.context.instance.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            except OSError:
+                log = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.close(log)
 
     def _reap(self) -> None:
         while True:
@@ -270,8 +349,16 @@ class _Runner:
 
         self.context.try_update(change)
 
+    def _note(self, why: str) -> None:
+        def change(state: st.State, _now: Moment) -> None:
+            start = state.open_start()
+            if start is not None:
+                start.note = start.note or why
+
+        self.context.try_update(change)
+
     def _say(self, **changes: Any) -> None:
-        self.file = replace(self.file, **changes)
+        self.file = replace(self.file, asked=self.asked, **changes)
         try:
             runfile.write(self.context.instance.name, self.file)
         except OSError as error:

@@ -75,6 +75,7 @@ def status(context: Context) -> dict[str, Any]:
         starts=[_run(start) for start in state.starts[-STARTS:]],
         notice=context.manager.notice(),
         attach=context.manager.attach(),
+        leave=context.manager.leave,
         logs=[],
     )
     if decision.verdict in ("dead", "hung", "parked", "unknown"):
@@ -151,6 +152,8 @@ def render(facts: dict[str, Any]) -> str:
     if facts.get("detail"):
         enabled = "enabled" if facts["enabled"] else "not enabled"
         lines.append(f"  {facts['manager']:8} {facts['unit']}: {facts['detail']}, {enabled}")
+    if facts.get("attach"):
+        lines.append(f"  attach   vllm-keeper attach {facts['name']}; to leave it running: {facts['leave']}")
     if facts.get("notice"):
         lines.append(f"  notice   {facts['notice']}")
     failures = facts.get("failures")

@@ -1,0 +1,277 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""tmux and screen: one detached session an instance, in which `start_server.sh` runs `vllm-keeper run --forever`.
+
+Each instance has a server process of its own behind a private socket: nobody's own tmux or screen is touched, and what
+ends one instance's ends no other. Where systemd runs, that server lives in a transient unit, because what is left in
+the control group of a login session or of cron dies with it.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vllm_keeper import decision as d
+from vllm_keeper import processes, runfile
+from vllm_keeper.managers.base import ASK, Completed, ManagerError
+from vllm_keeper.managers.supervised import POLL, Known, Supervised
+
+KEEPER = "/usr/local/bin/vllm-keeper"
+BEGIN = 30.0  # at most, from the session to its first word in /run: a Python that starts on a busy host
+SLACK = 60.0  # for the runner's own killing, beyond the drain
+DONE = Completed(0, "", "")
+
+
+class Session(Supervised):
+    program: str
+    leave: str  # the keys that leave it running
+    # A session does not come back when the host boots, nor when its program died: the next check brings it back.
+    STARTS_ON_BOOT = False
+    scripts = Path("/etc/vllm")
+    booted = Path("/run/systemd/system")  # there where systemd runs
+
+    @abc.abstractmethod
+    def open(self) -> list[str]:
+        """The command that makes the session, detached, and runs the script in it."""
+
+    @abc.abstractmethod
+    def exists(self) -> bool:
+        """Whether the session is there. Raises ManagerError when nobody can tell."""
+
+    @abc.abstractmethod
+    def close(self) -> Completed:
+        """Ends the session, whatever runs in it."""
+
+    @property
+    def script(self) -> Path:
+        return self.scripts / self.program / self.instance.name / "start_server.sh"
+
+    @property
+    def disabled(self) -> Path:
+        return self.script.with_name("disabled")
+
+    @property
+    def unit(self) -> str:
+        return f"vllm-session-{self.instance.name}.service"
+
+    def known(self) -> Known:
+        if not self.script.exists():
+            return Known(False, False, f"{self.script} does not exist", enabled=False)
+        enabled = not self.disabled.exists()
+        there = self.exists()
+        run = self._runner()
+        if run is None:
+            # A session without a runner is one that somebody's program in it keeps, or that has just begun.
+            young = there and self._begins()
+            return Known(True, young, f"{self.program} session without a runner" if there else "no session", enabled)
+        where = f"session {self.instance.name}" if there else f"outside of {self.program}, pid {run.runner}"
+        return Known(True, True, where, enabled)
+
+    def start(self, wait: float = 0) -> Completed:
+        ended = self.ended()
+        run = self._runner()
+        if run is not None and run.phase == d.STOPPING:
+            gone = self.await_gone(self.instance.drain_timeout + SLACK)
+            if gone.code:
+                return gone
+            run = None
+        if run is None:
+            done = self._open()
+            if done.code:
+                return done
+        return self.await_ready(wait, ended) if wait else DONE
+
+    def stop(self, wait: float = 0) -> Completed:
+        run = self._runner()
+        if run is None:
+            return self._close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run.runner, signal.SIGTERM)
+        if not wait:
+            return DONE
+        gone = self.await_gone(wait)
+        return gone if gone.code else self._close()
+
+    def restart(self, wait: float = 0) -> Completed:
+        if wait:
+            end = time.monotonic() + wait
+            stopped = self.stop(min(wait, self.instance.drain_timeout + SLACK))
+            return stopped if stopped.code else self.start(max(POLL, end - time.monotonic()))
+        if self._runner() is None:
+            return self.start()
+        # Ordered and left to itself, as systemd does a job: who ordered it need not live to see the end of the drain.
+        return self._aside([KEEPER, "renew", self.instance.name])
+
+    def enable(self, on: bool) -> Completed:
+        try:
+            if on:
+                self.disabled.unlink(missing_ok=True)
+            else:
+                self.disabled.touch(mode=0o644)
+        except OSError as error:
+            return Completed(1, "", f"{self.disabled}: {error.strerror or error}")
+        return DONE
+
+    def remove(self) -> Completed:
+        self.disabled.unlink(missing_ok=True)
+        return self._close()
+
+    def files(self) -> list[str]:
+        return [str(self.script)]
+
+    def notice(self) -> str:
+        return (
+            f"a {self.program} session is for development and not highly available: if it or {self.program} itself is "
+            "lost, the next check (5 minutes at most) starts it anew; systemd does at once"
+        )
+
+    def hang_up(self, asked: bool) -> bool:
+        run = self._runner()
+        if run is not None:
+            # Where nobody asked, the session is gone, and the runner knows that by SIGHUP.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(run.runner, signal.SIGTERM if asked else signal.SIGHUP)
+            self.await_gone(self.instance.drain_timeout + SLACK)
+        return True
+
+    def _runner(self) -> runfile.Run | None:
+        return runfile.living(self.instance.name, self.run_directory, self.proc)
+
+    def _begins(self) -> bool:
+        """Whether the session is so young that its runner may not have said anything yet."""
+        for process in processes.everyone(self.proc).values():
+            if str(self.script) in process.command:
+                up = time.clock_gettime(time.CLOCK_BOOTTIME)
+                if up - process.born / os.sysconf("SC_CLK_TCK") < BEGIN:
+                    return True
+        return False
+
+    def _open(self) -> Completed:
+        """A new session. One that has just begun is taken; one in which nothing of ours runs is closed."""
+        if not self.script.exists():
+            return Completed(1, "", f"{self.script} does not exist; run site.yml")
+        self.run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not (self.exists() and self._begins()):
+            self._close()
+            done = self._run([*self._unit(), *self.open()], ASK)
+            # Two starts at once: the second finds what the first has made.
+            if done.code and not self.exists():
+                return Completed(done.code, done.out, f"{self.program}: {self.why(done)}")
+        return self._await_runner()
+
+    def _await_runner(self) -> Completed:
+        end = time.monotonic() + ASK
+        while self._runner() is None:
+            if time.monotonic() >= end or not self.exists():
+                return Completed(1, "", f"the session ended at once; run {self.script} by hand to see why")
+            time.sleep(POLL)
+        return DONE
+
+    def _close(self) -> Completed:
+        """The session goes, and the unit around it, which ends what is left of it."""
+        try:
+            done = self.close() if self.exists() else DONE
+        except ManagerError as error:
+            done = Completed(1, "", str(error))
+        if not self.booted.is_dir():
+            return done
+        return self._run(["systemctl", "stop", self.unit], self.instance.drain_timeout + SLACK)
+
+    def _unit(self) -> list[str]:
+        if not self.booted.is_dir():
+            return []
+        name, limit = self.instance.name, self.instance.drain_timeout + 2 * SLACK
+        properties = (
+            "Type=forking",
+            # The runner ends the server, and what is left of it; a session that is gone must not keep it from that.
+            "KillMode=process",
+            f"TimeoutStopSec={limit:g}",
+            f"ExecStop={KEEPER} hang-up {name}",
+            f"ExecStopPost={KEEPER} hang-up {name}",
+            # So that a host that goes down lets it finish its streams while there is a network.
+            "After=network-online.target",
+        )
+        words = ["systemd-run", "--quiet", "--collect", f"--unit={self.unit}"]
+        return [
+            *words, f"--description=vLLM {name} in {self.program}", *(f"--property={one}" for one in properties), "--",
+        ]  # fmt: skip
+
+    def _aside(self, command: Sequence[str]) -> Completed:
+        if self.booted.is_dir():
+            return self._run(["systemd-run", "--quiet", "--collect", "--", *command], ASK)
+        return self._run(["setsid", "--fork", "sh", "-c", '"$@" >/dev/null 2>&1 </dev/null &', "sh", *command], ASK)
+
+    def _there(self, done: Completed, *absent: str) -> bool:
+        """From the answer of a command that asks for the session."""
+        said = (done.err + done.out).strip()
+        if done.code == 127:
+            raise ManagerError(f"{said or self.program + ' cannot be run'}; run site.yml, which installs it")
+        if done.code and not any(words in said for words in absent):
+            raise ManagerError(f"{self.program}: {said or f'exit code {done.code}'}")
+        return done.code == 0
+
+
+class Tmux(Session):
+    program = "tmux"
+    leave = "Ctrl-b d"
+
+    def open(self) -> list[str]:
+        # Without a window's size, a detached one has 80 columns, and every traceback is broken.
+        size = ("-x", "220", "-y", "50")
+        return [*self._tmux(), "new-session", "-d", "-s", self.instance.name, *size, str(self.script)]
+
+    def exists(self) -> bool:
+        done = self._run([*self._tmux(), "has-session", "-t", f"={self.instance.name}"], ASK)
+        return self._there(
+            done, "no server running", "can't find session", "error connecting", "server exited", "lost server"
+        )
+
+    def close(self) -> Completed:
+        return self._run([*self._tmux(), "kill-server"], ASK)
+
+    def attach(self) -> list[str]:
+        return [*self._tmux(), "attach-session", "-t", f"={self.instance.name}"]
+
+    def _tmux(self) -> list[str]:
+        # -f: nobody's own settings. -u: pictures of progress bars, whatever the locale of cron.
+        socket = self.run_directory / f"{self.instance.name}.tmux"
+        return [*(self.instance.control or ("tmux",)), "-u", "-f", "/dev/null", "-S", str(socket)]
+
+
+class Screen(Session):
+    program = "screen"
+    leave = "Ctrl-a d"
+
+    def open(self) -> list[str]:
+        # -h: lines that can be scrolled back to.
+        return [*self._screen(), "-dmS", self.instance.name, "-h", "5000", str(self.script)]
+
+    def exists(self) -> bool:
+        done = self._run([*self._screen(), "-S", self.instance.name, "-Q", "select", "."], ASK)
+        return self._there(done, "No screen session found")
+
+    def _close(self) -> Completed:
+        done = super()._close()
+        self._run([*self._screen(), "-wipe"], ASK)  # what a killed one leaves
+        return done
+
+    def close(self) -> Completed:
+        return self._run([*self._screen(), "-S", self.instance.name, "-X", "quit"], ASK)
+
+    def attach(self) -> list[str]:
+        return [*self._screen(), "-x", self.instance.name]
+
+    def _screen(self) -> list[str]:
+        # screen takes the beginning of a name for the whole, so each instance has a folder of its own for its socket.
+        folder = self.run_directory / f"{self.instance.name}.screen"
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = self.instance.control or ("screen",)
+        return ["env", f"SCREENDIR={folder}", *command, "-U", "-c", "/dev/null"]
