@@ -157,7 +157,7 @@ def environment(instance: Mapping[str, Any], options: Mapping[str, Any]) -> dict
         # Only its own GPUs are in the container, and there they are counted from 0.
         variables.pop("CUDA_VISIBLE_DEVICES", None)
     # The user may have no entry in the image's /etc/passwd, and libraries ask for its name and home.
-    own = {"HOME": HOME, "USER": "vllm", "LOGNAME": "vllm", "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {"HOME": HOME, "USER": "vllm", "LOGNAME": "vllm"}
     return {**variables, **{name: value for name, value in own.items() if name not in instance["env"]}}
 
 

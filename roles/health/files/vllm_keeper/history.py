@@ -31,7 +31,7 @@ class Event:
     """Something that the engine did or saw. at: nanoseconds since 1970, its own count."""
 
     at: int
-    action: str  # start | die | oom | kill | healthy
+    action: str  # start | die | oom | kill | stop | healthy
     exit_status: int = 0
     signal: str = ""
 
@@ -71,7 +71,7 @@ def catch_up(state: st.State, seen: Seen, events: Iterable[Event], now: Moment, 
             start.ready_at = at
         elif event.action == "oom":
             short_of_memory = True
-        elif event.action == "kill" and start is not None and event.signal in ENDING:
+        elif start is not None and (event.action == "stop" or (event.action == "kill" and event.signal in ENDING)):
             repair = state.intent is not None and state.intent.kind == "repair"
             start.stopping = "self" if repair else "purpose"
         elif event.action == "die" and start is not None:

@@ -244,7 +244,7 @@ def parse_events(text: str) -> list[history.Event]:
             continue
         if action == "health_status: healthy":
             action = "healthy"
-        if action in ("start", "die", "oom", "kill", "healthy"):
+        if action in ("start", "die", "oom", "kill", "stop", "healthy"):
             found.append(history.Event(at, action, status, str(facts.get("signal") or "")))
     return found
 
