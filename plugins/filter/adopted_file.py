@@ -114,7 +114,7 @@ def adopted_file(servers: Sequence[Mapping[str, t.Any]], host: str = "") -> str:
         {"vllm_instances": [entry(server) for server in good]},
         Dumper=Dumper,
         sort_keys=False,
-        allow_unicode=True,
+        allow_unicode=False,
         width=10**6,
     )
     return text + dumped

@@ -123,7 +123,8 @@ def program(process: Process) -> str:
     first = os.path.basename(words[0]).lstrip("-") if words else process.name
     if re.fullmatch(r"python[0-9.]*|node|perl|ruby", first):
         script = next((word for word in words[1:] if not word.startswith("-")), "")
-        return os.path.basename(script) or first
+        inline = any(re.fullmatch(r"-[A-Za-z]*[cem]", word) for word in words[1 : words.index(script) if script else 1])
+        return first if inline else os.path.basename(script) or first
     return first
 
 

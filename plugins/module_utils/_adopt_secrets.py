@@ -33,7 +33,7 @@ FAMILIES = (
     "VLLM_", "TORCH", "PYTORCH_", "NCCL_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "CUDA_", "NVIDIA_", "TRITON_",
     "FLASHINFER_", "TRANSFORMERS_", "TOKENIZERS_", "HF_", "HUGGING", "GLOO_", "UCX_", "LMCACHE_", "CUBLAS_", "CUDNN_",
     "OTEL_", "DG_", "SAFETENSORS_", "RAYON_", "MALLOC_", "TIKTOKEN_", "OUTLINES_", "XGRAMMAR_", "DEEP_GEMM_", "S3_",
-    "AWS_", "RUNAI_", "PROMETHEUS_", "TQDM_",
+    "RUNAI_", "PROMETHEUS_", "TQDM_",
 )  # fmt: skip
 SINGLE = ("DO_NOT_TRACK", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "TZ")
 # Shown for orientation, never carried over.
