@@ -40,7 +40,12 @@ def test_every_host_s_instances_are_complete(name: str) -> None:
     for host in hosts:
         given = inventory["_meta"]["hostvars"].get(host, {})
         # Ansible's vault and templates are not read here: what they hold is text all the same.
-        assert _instances.normalise(given.get("vllm_instances"), given.get("vllm_instance_defaults") or {})
+        defaults = given.get("vllm_instance_defaults") or {}
+        if name == "lab" and isinstance(defaults, str):  # by manager: each of them is to fit
+            for by_manager in given["lab_instance_defaults"].values():
+                assert _instances.normalise(given.get("vllm_instances"), by_manager)
+            defaults = {}
+        assert _instances.normalise(given.get("vllm_instances"), defaults)
 
 
 @pytest.mark.parametrize("name", INVENTORIES)

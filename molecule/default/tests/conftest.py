@@ -14,6 +14,7 @@ import testinfra
 from testinfra.host import Host
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[3] / ".collections"))
 
 from lab import client
 from lab.play import fingerprint
