@@ -29,6 +29,10 @@ UNIT_FOLDERS = (
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )
+# Where `vllm-keeper run` says where it is (vllm_keeper/runfile.py).
+RUNS = "/run/vllm-keeper"
+# Fields of /proc/PID/stat from the state on, which is 0.
+PARENT, BORN = 1, 19
 # A user that owns nothing: what the service user will be allowed before it exists.
 STRANGER = 65534
 # Enough to see that a folder cannot be read, without walking a million files.
@@ -49,7 +53,7 @@ def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "machine": platform.machine(),
         "init": text_of("/proc/1/comm") or "unknown",
         "systemd_runs": Path("/run/systemd/system").is_dir() and text_of("/proc/1/comm") == "systemd",
-        "listeners": _sockets.listeners({instance["port"] for instance in instances}),
+        "listeners": runs(_sockets.listeners({instance["port"] for instance in instances})),
         "our_files": our_files,
         "managers": managers(ours),
         "our_units": sorted(Path(path).name for path in our_files if path.endswith(".service")),
@@ -134,6 +138,30 @@ def managers(entries: Iterable[Entry]) -> list[str]:
         elif words[:2] == ["systemctl", "disable"]:
             found.add("systemd")  # as version 0.1.0 had it at first
     return sorted(found)
+
+
+def runs(listeners: list[dict[str, t.Any]], folder: str = RUNS, proc: str = "/proc") -> list[dict[str, t.Any]]:
+    """Each listener with `run`: whose keeper's runner (`vllm-keeper run`) it lives below, None where it does not."""
+    runners: dict[int, str] = {}
+    for file in Path(folder).glob("*.json"):
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+            if stat_field(int(run["runner"]), BORN, proc) == run["born"]:
+                runners[int(run["runner"])] = file.stem
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    for listener in listeners:
+        pid = listener["pid"]
+        while pid and pid not in runners:
+            pid = stat_field(pid, PARENT, proc)
+        listener["run"] = runners.get(pid)
+    return listeners
+
+
+def stat_field(pid: int, field: int, proc: str) -> int | None:
+    """A number of /proc/PID/stat, counted from behind the name, which may itself hold blanks and parentheses."""
+    words = text_of(f"{proc}/{pid}/stat").rpartition(")")[2].split()
+    return int(words[field]) if len(words) > field else None
 
 
 def unit_files(unit: str, folders: Sequence[str] = UNIT_FOLDERS) -> list[str]:

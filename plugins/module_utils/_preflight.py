@@ -42,6 +42,10 @@ SHM = PurePosixPath("/dev", "shm")
 TASKS_SHARE = 0.15
 TASKS_LEAST = 1000
 INODES_LEAST = 1000
+# Managers that only start a process: what that process can set for itself and those below it.
+OWN_LIMITS = ("files", "memlock", "oom_score_adjust")
+SHARED_UNITS = ("supervisor.service",)
+WITHOUT_GROUPS = ("supervisor", "tmux", "screen")
 # What vLLM reads weights from.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 TIME_DAEMONS = ("chronyd", "ntpd", "ntpsec", "openntpd", "systemd-timesyn", "phc2sys")
@@ -138,7 +142,7 @@ def manager(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
 
 
 def ports(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
-    """A port is free, or held by what this run may restart: the instance's own unit or another that we wrote."""
+    """A port is free, or held by what this run may restart: the instance's own unit or run, or another of ours."""
     for instance in wanted["instances"]:
         check = f"port[{instance['name']}]"
         held = [
@@ -155,14 +159,22 @@ def ports(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
                 f"stop that program, or give instance {instance['name']} another port",
             )
         elif held:
-            yield fine(check, f"port {instance['port']} is held by {held[0]['unit']}")
+            yield fine(check, f"port {instance['port']} is held by {held[0]['run'] or held[0]['unit']}")
         else:
             yield fine(check, f"port {instance['port']} is free")
 
 
 def _ours(listener: Mapping[str, t.Any], instance: Mapping[str, t.Any], seen: Seen) -> bool:
-    """A unit that we wrote for an instance now gone or renamed gives its port back in this run."""
-    return listener["unit"] is not None and listener["unit"] in {instance["unit"], *seen["our_units"]}
+    """A unit that we wrote for an instance now gone or renamed gives its port back in this run, as one's own run does.
+
+    A daemon that runs several programs does not tell whose a listener is; the keeper's runner does.
+    """
+    if listener["run"] is not None:
+        return True
+    if listener["command"] == "docker-proxy":
+        # Docker's own process listens for a container, and no other container of its gets the same port.
+        return any(path.startswith("/etc/vllm/compose/") for path in seen["our_files"])
+    return listener["unit"] in {instance["unit"], *seen["our_units"]} - {None, *SHARED_UNITS}
 
 
 def _meet(listening: str, wanted: str) -> bool:
@@ -292,6 +304,22 @@ def shm(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         yield fine("shm", f"{SHM} holds {human(total)}")
 
 
+def enforced(wanted: Wanted, _seen: Seen) -> Iterator[Finding]:
+    """A limit that nobody would enforce is no limit, and whoever wrote it relies on it."""
+    manager_ = wanted["service_manager"]
+    if manager_ not in WITHOUT_GROUPS:
+        return
+    for place, instance in enumerate(wanted["instances"]):
+        for name in instance.get("limits") or ():
+            if name not in OWN_LIMITS:
+                yield error(
+                    f"vllm_instances[{place}].limits.{name}",
+                    f"{manager_} cannot enforce this limit",
+                    f"instance {instance['name']} under service_manager {manager_}",
+                    "use systemd or compose, or leave the limit out",
+                )
+
+
 def limits(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """A unit whose limit is above what the kernel gives does not start at all."""
     ceiling = seen["files_max"]
@@ -358,7 +386,7 @@ def clock(_wanted: Wanted, seen: Seen) -> Iterator[Finding]:
 
 # The GPU stage is what can be seen once the driver is there.
 STAGES: dict[str, tuple[Check, ...]] = {
-    "host": (root, distribution, machine, manager, units, ports, models, disk, python, shm, limits, clock),
+    "host": (root, distribution, machine, manager, units, ports, models, disk, python, shm, enforced, limits, clock),
 }
 
 
@@ -379,4 +407,11 @@ def told(findings: Sequence[Finding], severity: str) -> str:
 def plan(instances: Sequence[Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
     """What the module needs to know of normalised instances: nothing secret, so that all of it may be logged."""
     keys = ("name", "port", "host", "unit", "model_source", "model_path")
-    return [{**{key: item[key] for key in keys}, "files": item["limits"]["files"]} for item in instances]
+    return [
+        {
+            **{key: item[key] for key in keys},
+            "files": item["limits"]["files"],
+            "limits": [name for name, value in item["limits"].items() if value not in (None, "infinity")],
+        }
+        for item in instances
+    ]

@@ -15,7 +15,8 @@ description:
     cause, what was seen, and what to do.
   - Privileges, distribution, processor and service manager; units and ports that others hold; models that are paths;
     disk space, Python, C(/dev/shm), limits and the clock.
-  - A port that is held by a unit which this collection wrote is not a problem, so a host that serves passes.
+  - A port that is held by a unit which this collection wrote, or by a server below the keeper's runner, is not a
+    problem, so a host that serves passes.
   - Of a process that is in the way, it tells id, command name, user and unit, never arguments, which may hold secrets.
 author: steadfast.vllm contributors (@steadfast-vllm)
 extends_documentation_fragment:
@@ -57,6 +58,11 @@ options:
       files:
         description: How many files the instance's limits let it open.
         type: int
+      limits:
+        description: Names of the limits that the instance sets. One that the manager cannot enforce is a problem.
+        type: list
+        elements: str
+        default: []
   service_manager:
     description: What will run the instances. Units are looked at if it is V(systemd).
     type: str
@@ -222,6 +228,7 @@ def argument_spec() -> dict[str, t.Any]:
                 "model_source": {"type": "str", "choices": ["path", "hub"], "default": "hub"},
                 "model_path": {"type": "str"},
                 "files": {"type": "int"},
+                "limits": {"type": "list", "elements": "str", "default": []},
             },
             "required_if": [("model_source", "path", ("model_path",))],
         },

@@ -155,3 +155,17 @@ def test_a_folder_of_manifests_that_may_not_be_read_answers_for_none(monkeypatch
 
     monkeypatch.setattr(_host._manifest, "names", refuse)
     assert _host.manifest_entries("/var/lib/steadfast") == []
+
+
+def test_a_listener_below_the_keeper_s_runner_is_known(tmp_path: Path) -> None:
+    """`vllm-keeper run` 10, its server 20 and the server's worker 30; 40 listens for somebody else."""
+    for pid, parent, born in ((10, 1, 500), (20, 10, 501), (30, 20, 502), (40, 1, 503)):
+        (tmp_path / "proc" / str(pid)).mkdir(parents=True)
+        fields = ["S", str(parent), *["0"] * 17, str(born), "0"]
+        (tmp_path / "proc" / str(pid) / "stat").write_text(f"{pid} (a b) c) {' '.join(fields)}")
+    (tmp_path / "qwen3vl.json").write_text(json.dumps({"runner": 10, "born": 500}))
+    (tmp_path / "old.json").write_text(json.dumps({"runner": 40, "born": 1}))  # its pid is somebody else's now
+    (tmp_path / "broken.json").write_text("{")
+    listeners = [{"pid": pid} for pid in (20, 30, 40, None, 99)]
+    found = _host.runs(listeners, str(tmp_path), str(tmp_path / "proc"))
+    assert [one["run"] for one in found] == ["qwen3vl", "qwen3vl", None, None, None]

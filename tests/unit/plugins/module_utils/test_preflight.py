@@ -64,7 +64,7 @@ def test_a_good_host_has_findings_and_all_are_well() -> None:
 
 def listener(**keys: object) -> dict[str, t.Any]:
     plain = {"address": "0.0.0.0", "port": 8000, "user": "root", "pid": 42, "command": "nginx", "unit": "nginx.service"}
-    return {**plain, **keys}
+    return {**plain, "run": None, **keys}
 
 
 BAD = [
@@ -77,7 +77,22 @@ BAD = [
     ({}, {"systemd_runs": False, "init": "sh"}, "service_manager", "process 1 is sh", "service_manager"),
     ({}, {"listeners": [listener()]}, "port[a]", "nginx (pid 42, user root, unit nginx.service)", "another port"),
     ({}, {"listeners": [listener(pid=None, command=None, unit=None)]}, "port[a]", "cannot be seen", "another port"),
+    (
+        {"service_manager": "supervisor", "instances": [instance(), instance(name="b", port=8001, limits=["memory"])]},
+        {"unit_files": {}},
+        "vllm_instances[1].limits.memory",
+        "instance b under service_manager supervisor",
+        "use systemd or compose, or leave the limit out",
+    ),
     ({}, {"listeners": [listener(address="::")]}, "port[a]", ":: port 8000", "another port"),
+    # Below our own supervisord, but nothing of ours.
+    (
+        {},
+        {"listeners": [listener(unit="supervisor.service")], "our_units": ["supervisor.service"]},
+        "port[a]",
+        "unit supervisor.service",
+        "another port",
+    ),
     ({}, {"listeners": [listener(address="127.0.0.1")]}, "port[a]", "127.0.0.1", "another port"),
     ({}, {"unit_files": {"a.service": ["/lib/systemd/system/a.service"]}}, "unit[a]", "/lib/systemd", "another name"),
     ({}, {"shm_total": 64 * 2**20}, "shm", "64.0 MiB", "--shm-size"),
@@ -114,6 +129,9 @@ GOOD = [
     # The instance's own unit, and one that we wrote for an instance that goes away.
     ({}, {"listeners": [listener(unit="a.service")]}),
     ({}, {"listeners": [listener(unit="old.service")], "our_units": ["old.service"]}),
+    ({}, {"listeners": [listener(unit="supervisor.service", run="a")]}),
+    ({"service_manager": "supervisor", "instances": [instance(limits=["files", "memlock", "oom_score_adjust"])]}, {}),
+    ({"service_manager": "compose", "instances": [instance(limits=["memory", "cpu", "tasks", "io_weight"])]}, {}),
     ({}, {"listeners": [listener(port=8001)]}),
     ({"instances": [instance(host="10.0.0.1")]}, {"listeners": [listener(address="10.0.0.2")]}),
     ({}, {"unit_files": {"a.service": ["/etc/x/a.service"]}, "our_files": ["/etc/x/a.service"]}),
@@ -212,4 +230,4 @@ def test_the_plan_holds_nothing_secret() -> None:
     made = _instances.normalise(
         [{"name": "a", "model": "/m", "api_key": "S3CR3T", "env": {"A": "S3CR3T"}, "limits": {"files": 65536}}]
     )
-    assert _preflight.plan(made) == [instance(model_source="path", files=65536)]
+    assert _preflight.plan(made) == [instance(model_source="path", files=65536, limits=["files"])]

@@ -8,9 +8,18 @@ from __future__ import annotations
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, _service_files
 
-OPTIONS = {"keeper": "/usr/local/bin/vllm-keeper"}
+OPTIONS = {
+    "keeper": "/usr/local/bin/vllm-keeper",
+    "user": "vllm", "group": "vllm", "home": "/var/lib/vllm", "release": "/opt/vllm/current", "path": "/usr/bin:/bin",
+    "enabled": True,
+    "compose": {
+        "image": "localhost/v:1", "user": "995:995", "gpus": "cdi", "health": {}, "shm_size": "8g",
+        "restart": "unless-stopped", "log_driver": "json-file", "volumes": [], "extra": {},
+    },
+    "supervisor": {"source": "distribution", "root": "/opt/supervisor"},
+}  # fmt: skip
 TWO = _instances.normalise(
-    [{"name": "a", "model": "/srv/a", "gpus": [0]}, {"name": "b", "model": "/srv/b", "port": 8001, "gpus": [1]}]
+    [{"name": "aa", "model": "/srv/a", "gpus": [0]}, {"name": "bb", "model": "/srv/b", "port": 8001, "gpus": [1]}]
 )
 
 
@@ -24,16 +33,16 @@ def test_what_one_instance_needs_is_nobody_else_s(manager: str) -> None:
     assert both == first | second
     owed = {item["path"]: item.get("owes", []) for item in _service_files.plan(TWO, manager, OPTIONS)["files"]}
     for path in first - second:
-        assert "b" not in owed[path], f"{path} of a restarts b"
+        assert "bb" not in owed[path], f"{path} of a restarts b"
     for path in first & second:
-        assert not {"a", "b"} & set(owed[path]), f"{path} is of both, and restarts one for the other"
+        assert not {"aa", "bb"} & set(owed[path]), f"{path} is of both, and restarts one for the other"
 
 
 @pytest.mark.parametrize("manager", sorted(_service_files.MANAGERS))
 def test_every_instance_is_ended_by_its_own_manager_before_its_file_goes(manager: str) -> None:
     found = _service_files.plan(TWO, manager, OPTIONS)["files"]
     ends = [item["before_remove"] for item in found if item.get("before_remove")]
-    for name in ("a", "b"):
+    for name in ("aa", "bb"):
         mine = [words for words in ends if words[-1] == name]
         assert mine, f"nothing ends {name}"
         for words in mine:
