@@ -8,13 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from ansible.errors import AnsibleFilterError
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_directives import systemd_directives
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_hardening import systemd_hardening
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_limits import systemd_limits
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_lines import systemd_lines
 from ansible_collections.steadfast.vllm.plugins.filter.systemd_quote import systemd_quote
-from ansible_collections.steadfast.vllm.plugins.module_utils import _instances
+from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, _systemd_versions
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 ROLE = Path(__file__).parents[4] / "roles" / "service"
@@ -75,3 +77,45 @@ def test_without_own_directives_nothing_is_left_of_them() -> None:
     assert text.startswith("# Written by steadfast.vllm.service.")
     assert text.endswith("WantedBy=multi-user.target\n")
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("version", [None, 249, 252, 255, 257])
+def test_no_line_of_the_unit_is_newer_than_the_hosts_systemd(version: int | None) -> None:
+    own = {"Service": {"RestartSteps": 3, "PrivateTmp": "disconnected", "Nice": 1}, "Unit": {"WantsMountsFor": "/srv"}}
+    limits = {"memory": "64G", "io_weight": 50, "memlock": "infinity"}
+    found = sections(unit(own, version, {"name": "mine", "model": "/srv/mine", "limits": limits}))
+    pairs = [(line.partition("=")[0], line.partition("=")[2]) for lines in found.values() for line in lines]
+    assert [pair for pair in pairs if _systemd_versions.needs(*pair) > (version or 249)] == []
+    kept = {name for name, _value in pairs} & {"RestartSteps", "WantsMountsFor", "Nice"}
+    assert kept == {
+        name
+        for name, first in (("RestartSteps", 254), ("WantsMountsFor", 256), ("Nice", 0))
+        if first <= (version or 249)
+    }
+
+
+def test_the_unit_itself_needs_nothing_newer_than_the_oldest_systemd() -> None:
+    assert "left out" not in unit({}, None)
+    assert unit({}, None) == unit({}, 257)
+
+
+def test_what_the_guide_sets_is_the_default() -> None:
+    found = sections(unit({}))
+    assert "StartLimitIntervalSec=0" in found["Unit"]
+    assert {"Restart=always", "RestartSec=10", "StandardOutput=journal", "TimeoutStartSec=930"} <= set(found["Service"])
+    other = sections(unit({}, service_restart_sec=3, service_restart_policy="no", service_output="append:/var/log/x"))
+    assert {"Restart=no", "RestartSec=3", "StandardOutput=append:/var/log/x"} <= set(other["Service"])
+
+
+def test_drivers_are_loaded_before_devices_are_allowed_unless_there_is_no_gpu() -> None:
+    found = sections(unit({}))
+    assert {"Wants=modprobe@nvidia_uvm.service", "After=modprobe@nvidia_uvm.service"} <= set(found["Unit"])
+    without = unit({}, instance={"name": "mine", "model": "/srv/mine", "gpus": []})
+    assert "nvidia_uvm" not in without
+    assert "nvidia-modprobe" not in without
+    assert "DeviceAllow" not in without
+
+
+def test_an_output_that_would_smuggle_a_directive_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="a line break or NUL would end the directive"):
+        unit({}, service_output="journal\nUser=root")
