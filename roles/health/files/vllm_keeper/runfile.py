@@ -72,6 +72,12 @@ def claim(name: str, directory: Path = DIRECTORY) -> bool:
     return True
 
 
+def forget(name: str, directory: Path = DIRECTORY) -> None:
+    for suffix in ("json", "lock"):
+        with contextlib.suppress(OSError):
+            (directory / f"{name}.{suffix}").unlink()
+
+
 def write(name: str, run: Run, directory: Path = DIRECTORY) -> None:
     """Raises OSError. Replaced in one step: a reader never sees half of it."""
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)

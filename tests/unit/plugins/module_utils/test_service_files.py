@@ -11,7 +11,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, 
 OPTIONS = {
     "keeper": "/usr/local/bin/vllm-keeper",
     "user": "vllm", "group": "vllm", "home": "/var/lib/vllm", "release": "/opt/vllm/current", "path": "/usr/bin:/bin",
-    "enabled": True,
+    "enabled": True, "delay": 10,
     "compose": {
         "image": "localhost/v:1", "user": "995:995", "gpus": "cdi", "health": {}, "shm_size": "8g",
         "restart": "unless-stopped", "log_driver": "json-file", "volumes": [], "extra": {},

@@ -121,7 +121,13 @@ class Session(Supervised):
 
     def remove(self) -> Completed:
         self.disabled.unlink(missing_ok=True)
-        return self._close()
+        done = self._close()
+        self.forget()
+        return done
+
+    @abc.abstractmethod
+    def forget(self) -> None:
+        """What the program leaves where its socket was."""
 
     def files(self) -> list[str]:
         return [str(self.script)]
@@ -160,7 +166,11 @@ class Session(Supervised):
         self.run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not (self.exists() and self._begins()):
             self._close()
-            done = self._run([*self._unit(), *self.open()], ASK)
+            done = self._run([*self._unit(self.unit), *self.open()], ASK)
+            if "already" in done.err and not self.exists():
+                # Something that was started by hand in the session is still there, and keeps the old unit.
+                spare = self.unit.replace(".service", f"-{os.getpid()}.service")
+                done = self._run([*self._unit(spare), *self.open()], ASK)
             # Two starts at once: the second finds what the first has made.
             if done.code and not self.exists():
                 return Completed(done.code, done.out, f"{self.program}: {self.why(done)}")
@@ -176,15 +186,18 @@ class Session(Supervised):
 
     def _close(self) -> Completed:
         """The session goes, and the unit around it, which ends what is left of it."""
+        with contextlib.suppress(ManagerError):  # it does not answer: the unit's end is its end too
+            if self.exists():
+                self.close()
+        if self.booted.is_dir():
+            self._run(["systemctl", "stop", self.unit], self.instance.drain_timeout + SLACK)
         try:
-            done = self.close() if self.exists() else DONE
+            return Completed(1, "", f"the {self.program} session cannot be closed") if self.exists() else DONE
         except ManagerError as error:
-            done = Completed(1, "", str(error))
-        if not self.booted.is_dir():
-            return done
-        return self._run(["systemctl", "stop", self.unit], self.instance.drain_timeout + SLACK)
+            return Completed(1, "", str(error))
 
-    def _unit(self) -> list[str]:
+    def _unit(self, unit: str) -> list[str]:
+        """What goes before a command so that it is run in that unit."""
         if not self.booted.is_dir():
             return []
         name, limit = self.instance.name, self.instance.drain_timeout + 2 * SLACK
@@ -198,7 +211,7 @@ class Session(Supervised):
             # So that a host that goes down lets it finish its streams while there is a network.
             "After=network-online.target",
         )
-        words = ["systemd-run", "--quiet", "--collect", f"--unit={self.unit}"]
+        words = ["systemd-run", "--quiet", "--collect", f"--unit={unit}"]
         return [
             *words, f"--description=vLLM {name} in {self.program}", *(f"--property={one}" for one in properties), "--",
         ]  # fmt: skip
@@ -239,10 +252,16 @@ class Tmux(Session):
     def attach(self) -> list[str]:
         return [*self._tmux(), "attach-session", "-t", f"={self.instance.name}"]
 
+    def forget(self) -> None:
+        self.socket.unlink(missing_ok=True)
+
+    @property
+    def socket(self) -> Path:
+        return self.run_directory / f"{self.instance.name}.tmux"
+
     def _tmux(self) -> list[str]:
-        # -f: nobody's own settings. -u: pictures of progress bars, whatever the locale of cron.
-        socket = self.run_directory / f"{self.instance.name}.tmux"
-        return [*(self.instance.control or ("tmux",)), "-u", "-f", "/dev/null", "-S", str(socket)]
+        # -f: nobody's own settings. -u: all letters, whatever the locale of cron.
+        return [*(self.instance.control or ("tmux",)), "-u", "-f", "/dev/null", "-S", str(self.socket)]
 
 
 class Screen(Session):
@@ -268,10 +287,17 @@ class Screen(Session):
     def attach(self) -> list[str]:
         return [*self._screen(), "-x", self.instance.name]
 
-    def _screen(self) -> list[str]:
-        # screen takes the beginning of a name for the whole, so each instance has a folder of its own for its socket.
-        folder = self.run_directory / f"{self.instance.name}.screen"
+    def forget(self) -> None:
         with contextlib.suppress(OSError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.rmdir()
+
+    @property
+    def folder(self) -> Path:
+        # screen takes the beginning of a name for the whole, so each instance has a folder of its own for its socket.
+        return self.run_directory / f"{self.instance.name}.screen"
+
+    def _screen(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         command = self.instance.control or ("screen",)
-        return ["env", f"SCREENDIR={folder}", *command, "-U", "-c", "/dev/null"]
+        return ["env", f"SCREENDIR={self.folder}", *command, "-U", "-c", "/dev/null"]

@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from vllm_keeper import decision as d
@@ -142,14 +142,14 @@ def _apply(state: st.State, decision: d.GateDecision, facts: d.GateFacts) -> Non
     state.stopped = state.intent = None
 
 
-def clear_leftovers(context: Context) -> None:
-    """Ends orphans of this instance and waits until they are gone, for a bounded time."""
+def clear_leftovers(context: Context, runs: Sequence[tuple[int, int, int]] | None = None) -> None:
+    """Ends orphans of this instance and waits until they are gone, for a bounded time. RUNS: of these earlier runs."""
     try:
         group = context.manager.observe().group
     except ManagerError as error:
         context.log.warning(f"leftovers in the control group are not looked for: {error}")
         group = ""
-    runs = _earlier_runs(context)
+    runs = earlier_runs(context) if runs is None else runs
     said: set[int] = set()
     end = context.clock.monotonic() + LEFTOVER_LIMIT
     while True:
@@ -174,7 +174,7 @@ def clear_leftovers(context: Context) -> None:
         context.clock.sleep(0.1)
 
 
-def _earlier_runs(context: Context) -> list[tuple[int, int, int]]:
+def earlier_runs(context: Context) -> list[tuple[int, int, int]]:
     boot = context.clock.now().boot_id
     try:
         starts = context.state().starts

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 
 from vllm_keeper import decision as d
-from vllm_keeper import exits
+from vllm_keeper import exits, runfile
 from vllm_keeper import state as st
 from vllm_keeper.clock import Moment, duration
 from vllm_keeper.context import Context
@@ -229,6 +229,8 @@ def retire(context: Context, known: bool) -> int:
             context.log.result(f"{name}: still {observed.detail} under {context.instance.manager}", "error")
             return exits.BAD
     gate.clear_leftovers(context)
+    if not known:
+        runfile.forget(name)
     context.log.result(f"{name}: ended under {context.instance.manager}")
     return exits.OK
 
@@ -241,8 +243,10 @@ def renew(context: Context) -> int:
 
 def hang_up(context: Context, environment: Mapping[str, str]) -> int:
     """A session's unit ends: so does what ran in the session, and nothing of it is left."""
-    if context.manager.hang_up(bool(environment.get("MAINPID"))):
-        gate.clear_leftovers(context)
+    # In this order: if a new run has begun meanwhile, it may be among these, but then its runner lives.
+    runs = gate.earlier_runs(context)
+    if context.manager.hang_up(bool(environment.get("MAINPID"))) and runfile.living(context.instance.name) is None:
+        gate.clear_leftovers(context, runs)
     return exits.OK
 
 

@@ -242,6 +242,9 @@ class _Runner:
         """The API's pid. What keeps it from being run is told by the child itself, as exit status 127."""
         pid = os.fork()
         if pid:
+            if self.wanted.apart:  # here too: what is remembered of it must not depend on who is first
+                with contextlib.suppress(OSError):
+                    os.setpgid(pid, pid)
             return pid
         try:
             _become(self.wanted)

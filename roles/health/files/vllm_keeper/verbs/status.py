@@ -151,8 +151,9 @@ def render(facts: dict[str, Any]) -> str:
         lines.append(f"  process  pid {facts['pid']}, {duration(facts['uptime'] or 0)}, {facts['url']}")
     if facts.get("detail"):
         enabled = "enabled" if facts["enabled"] else "not enabled"
-        lines.append(f"  {facts['manager']:8} {facts['unit']}: {facts['detail']}, {enabled}")
-    if facts.get("attach"):
+        named = facts["unit"] if facts["manager"] == "systemd" else facts["name"]
+        lines.append(f"  {facts['manager']:8} {named}: {facts['detail']}, {enabled}")
+    if facts.get("attach") and facts["phase"] in (d.RUNNING, d.STARTING, d.HELD, d.STOPPING):
         lines.append(f"  attach   vllm-keeper attach {facts['name']}; to leave it running: {facts['leave']}")
     if facts.get("notice"):
         lines.append(f"  notice   {facts['notice']}")
