@@ -88,7 +88,8 @@ class Compose(Manager):
             # From the run's own lines: the next run may have said something since.
             since, until = (f"{value:.3f}" for value in (start.at.wall, end.wall + 1))
             span = ("--since", since, "--until", until)
-            return words(merge(self._docker("logs", "--timestamps", "--tail", "200", *span, self.instance.name)))
+            lines = merge(self._docker("logs", "--timestamps", "--tail", "200", *span, self.instance.name))
+            return words([line.split(" ", 1)[-1] for line in lines])
 
         seen = summary(shown, self._engine_since())
         return history.catch_up(state, seen, self._events(state.followed, now), now, said)

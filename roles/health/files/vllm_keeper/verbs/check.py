@@ -13,6 +13,7 @@ from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
 from vllm_keeper.verbs import orders
 
+QUICK = 2.0  # for a server that may still be loading
 DIE = 5.0  # SIGKILL works at once, except on a process that waits for a device
 
 
@@ -64,6 +65,12 @@ def _look(context: Context) -> tuple[d.Decision, int]:
     pid = observed.main_pid or 0
     decision = d.decide_before_probe(seen)
     if decision is not None:
+        if pid and decision.verdict == "starting" and not seen.intent and not context.manager.HOOKED:
+            # Nobody watched this start: what answers now is ready, and is repaired from now on.
+            answer = context.server.get(context.instance.health_path, QUICK)
+            if answer.kind == "ok":
+                _remember_ready(context, pid)
+                return d.decide_after_probe(seen, d.Health("ok", answer.detail)), pid
         return decision, pid
     settings = context.instance.check
     answer, tries = probe.health(
