@@ -31,7 +31,7 @@ EXAMPLES = r"""
 - name: Write the entries for review
   ansible.builtin.copy:
     content: "{{ found.servers | steadfast.vllm.adopted_file(inventory_hostname) }}"
-    dest: "{{ inventory_dir }}/adopted/{{ inventory_hostname }}.yml"
+    dest: "{{ inventory_dir }}/host_vars/_adopted/{{ inventory_hostname }}.yml"
     mode: "0644"
   delegate_to: localhost
 """

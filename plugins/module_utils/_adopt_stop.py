@@ -85,7 +85,11 @@ class Stopper:
     def _close(self, pane: Process) -> None:
         """The window's shell, unless its person has something else running in it."""
         known = _adopt_look.everyone()
-        others = [known[pid] for pid in _adopt_launch.descendants(pane.pid, known) - {pane.pid} if pid in known]
+        below = _adopt_launch.descendants(pane.pid, known) - {pane.pid}
+        # tmux lets nothing in its windows be held, so that a loop typed there has started the server again.
+        again = [server.pid for server, _command in _adopt_look.servers(known) if server.argv == self.one.server.argv]
+        anew = {part for pid in again if pid in below for part in _adopt_launch.descendants(pid, known)}
+        others = [known[pid] for pid in sorted(below - anew)]
         kind = self.one.launch.kind
         if others:
             names = ", ".join(f"{_adopt_launch.program(process)} (pid {process.pid})" for process in others[:3])
@@ -95,8 +99,9 @@ class Stopper:
         if _signal(pane, signal.SIGHUP):
             _signal(pane, signal.SIGCONT)
             self.did.append(f"closed its {kind} window (pid {pane.pid})")
-            self._wait([pane], 5)
-            _signal(pane, signal.SIGKILL)
+            if anew or not self._wait([pane], 5):
+                _signal(pane, signal.SIGKILL)
+            self.parts.update({pid: known[pid] for pid in anew})
 
     # -- systemd ------------------------------------------------------------------------------------------------------
 
