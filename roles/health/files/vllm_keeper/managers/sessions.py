@@ -27,6 +27,8 @@ KEEPER = "/usr/local/bin/vllm-keeper"
 BEGIN = 30.0  # at most, from the session to its first word in /run: a Python that starts on a busy host
 SLACK = 60.0  # for the runner's own killing, beyond the drain
 DONE = Completed(0, "", "")
+# What tmux says where there is no such session.
+ABSENT = ("no server running", "can't find session", "error connecting", "server exited", "lost server")
 
 
 class Session(Supervised):
@@ -221,15 +223,6 @@ class Session(Supervised):
             return self._run(["systemd-run", "--quiet", "--collect", "--", *command], ASK)
         return self._run(["setsid", "--fork", "sh", "-c", '"$@" >/dev/null 2>&1 </dev/null &', "sh", *command], ASK)
 
-    def _there(self, done: Completed, *absent: str) -> bool:
-        """From the answer of a command that asks for the session."""
-        said = (done.err + done.out).strip()
-        if done.code == 127:
-            raise ManagerError(f"{said or self.program + ' cannot be run'}; run site.yml, which installs it")
-        if done.code and not any(words in said for words in absent):
-            raise ManagerError(f"{self.program}: {said or f'exit code {done.code}'}")
-        return done.code == 0
-
 
 class Tmux(Session):
     program = "tmux"
@@ -242,9 +235,12 @@ class Tmux(Session):
 
     def exists(self) -> bool:
         done = self._run([*self._tmux(), "has-session", "-t", f"={self.instance.name}"], ASK)
-        return self._there(
-            done, "no server running", "can't find session", "error connecting", "server exited", "lost server"
-        )
+        said = (done.err + done.out).strip()
+        if done.code == 127:
+            raise ManagerError(f"{said}; run site.yml, which installs it")
+        if done.code and not any(words in said for words in ABSENT):
+            raise ManagerError(f"tmux: {said or f'exit code {done.code}'}")
+        return done.code == 0
 
     def close(self) -> Completed:
         return self._run([*self._tmux(), "kill-server"], ASK)
@@ -273,8 +269,10 @@ class Screen(Session):
         return [*self._screen(), "-dmS", self.instance.name, "-h", "5000", str(self.script)]
 
     def exists(self) -> bool:
-        done = self._run([*self._screen(), "-S", self.instance.name, "-Q", "select", "."], ASK)
-        return self._there(done, "No screen session found")
+        # Its socket is called PID.NAME, and stays when it is killed. Asked itself, it takes one question at a time.
+        found = [path.name.partition(".")[0] for path in self.folder.glob(f"*.{self.instance.name}")]
+        known = [processes.read(int(pid), self.proc) for pid in found if pid.isdigit()]
+        return any(process is not None and self.instance.name in process.command for process in known)
 
     def _close(self) -> Completed:
         done = super()._close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_keeper import decision as d
+from vllm_keeper import errors
 from vllm_keeper import state as st
 from vllm_keeper.clock import Moment, age, duration, iso
 from vllm_keeper.context import Context
@@ -16,6 +17,9 @@ from vllm_keeper.managers import ManagerError
 HEALTH_TIMEOUT = 2.0
 STARTS = 5
 LINES = 10
+FEW = 3
+LOOKED_AT = 300  # lines of the logs in which errors are looked for
+SERVES = ("healthy", "starting", "stopped", "draining")  # nothing is wrong now
 
 
 def status(context: Context) -> dict[str, Any]:
@@ -78,9 +82,15 @@ def status(context: Context) -> dict[str, Any]:
         leave=context.manager.leave,
         logs=[],
     )
-    if decision.verdict in ("dead", "hung", "parked", "unknown"):
-        out["logs"] = [context.log.clean(line) for line in context.manager.logs(LINES)]
+    out["logs"] = _telling(context, decision.verdict)
     return out
+
+
+def _telling(context: Context, verdict: str) -> list[str]:
+    """The last error lines. Where it serves, a few, since it may have had trouble; where not, any lines but none."""
+    lines = [context.log.clean(line) for line in context.manager.logs(LOOKED_AT)]
+    serves = verdict in SERVES
+    return errors.pick(lines, FEW if serves else LINES) or ([] if serves else lines[-LINES:])
 
 
 def _parked(state: st.State, seen: d.Observation) -> dict[str, Any] | None:
