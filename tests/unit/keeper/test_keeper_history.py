@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,8 +32,8 @@ def before(seconds: float) -> Moment:
     return Moment(WALL - seconds, BOOT - seconds, "boot-1")
 
 
-def open_start(pid: int | None = 6, ago: float = 100, **changes: object) -> st.Start:
-    return replace(st.Start(at=before(ago), planned=True, pid=pid), **changes)  # type: ignore[arg-type]
+def open_start(pid: int | None = 6, ago: float = 100, **changes: Any) -> st.Start:
+    return replace(st.Start(at=before(ago), planned=True, pid=pid), **changes)
 
 
 def catch_up(state: st.State, seen: Seen, *events: Event, words: str = "") -> list[str]:
@@ -166,12 +167,12 @@ def test_what_is_parked_was_not_stopped_by_somebody() -> None:
     assert state.stopped is None
 
 
-def failures(count: int, **changes: object) -> list[st.Start]:
+def failures(count: int, **changes: Any) -> list[st.Start]:
     made = []
     for number in range(count):
         ago = 30.0 * (count - number)
         start = open_start(ago=ago + 20, ended_at=before(ago), end=st.FAILED, exit_code="exited", exit_status="1")
-        made.append(replace(start, planned=False, **changes))  # type: ignore[arg-type]
+        made.append(replace(start, planned=False, **changes))
     return made
 
 

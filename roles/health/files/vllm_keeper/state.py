@@ -232,7 +232,7 @@ class Store:
         try:
             for path in (self.path, *self.directory.glob(f"{self.name}.json.torn-*")):
                 path.unlink(missing_ok=True)
-            for purpose in ("state", "check"):
+            for purpose in ("state", "check", "order"):
                 (self.directory / f".{self.name}.{purpose}.lock").unlink(missing_ok=True)
         except OSError as error:
             raise StateError(f"{self.path}: cannot be removed ({error.strerror or error})") from error

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from vllm_keeper import decision as d
 from vllm_keeper import exits, history
 from vllm_keeper import state as st
@@ -16,28 +18,46 @@ from vllm_keeper.verbs import gate, ready
 
 SEEN_WITHIN = 5.0  # how long a manager may take to notice that its process has ended
 STEP = 0.2
+MARGIN = 60.0
 DONE = Completed(0, "", "")
+BUSY = Completed(1, "", "another start or restart has been under way for too long")
 
 
 def start(context: Context, wait: float = 0) -> Completed:
     """As Manager.start, with gate and readiness whoever the manager is."""
     if context.manager.HOOKED:
         return context.manager.start(wait)
-    observed = context.manager.observe()
-    if observed.phase == d.RUNNING:
-        context.try_update(lambda state, _now: setattr(state, "intent", None))
-        return _await(context) if wait else DONE
-    return _start(context, wait)
+    with _alone(context) as held:
+        if not held:
+            return BUSY
+        if context.manager.observe().phase == d.RUNNING:
+            context.try_update(lambda state, _now: setattr(state, "intent", None))
+        else:
+            done = _start(context, wait)
+            if done.code:
+                return done
+    return _await(context) if wait else DONE
 
 
 def restart(context: Context, wait: float = 0) -> Completed:
     """As Manager.restart."""
     if context.manager.HOOKED:
         return context.manager.restart(wait)
-    stopped = context.manager.stop(wait)
-    if stopped.code:
-        return stopped
-    return _start(context, wait)
+    with _alone(context) as held:
+        if not held:
+            return BUSY
+        done = context.manager.stop(wait)
+        if not done.code:
+            done = _start(context, wait)
+        if done.code:
+            return done
+    return _await(context) if wait else DONE
+
+
+def _alone(context: Context) -> contextlib.AbstractContextManager[bool]:
+    """Orders one after the other: two at once would take each other's stop for a failure."""
+    longest = max(context.instance.gate.back_off) + context.instance.drain_timeout + 2 * MARGIN
+    return context.store.lock("order", wait=longest)
 
 
 def _start(context: Context, wait: float) -> Completed:
@@ -46,8 +66,7 @@ def _start(context: Context, wait: float) -> Completed:
     done = context.manager.start(wait)
     if done.code:
         _failed(context, context.manager.why(done))
-        return done
-    return _await(context) if wait else DONE
+    return done
 
 
 def _failed(context: Context, why: str) -> None:
