@@ -11,10 +11,11 @@ module: vllm_takeover
 short_description: Takes the place of a vLLM server that was started by hand
 version_added: "0.1.0"
 description:
-  - Works on one server that M(steadfast.vllm.vllm_found_info) found, in two stages, so that everything can be installed
+  - Works on one server that M(steadfast.vllm.vllm_found_info) found, in stages, so that everything can be installed
     while the server still answers.
+  - With O(stage=secrets) its secrets are compared with those of the inventory, or kept in a file on the host.
   - With O(stage=prepare) the server goes on. Its model, if it is a snapshot in a hub's cache, becomes the instance's
-    own by hard links, without a fetch; secrets are compared with those of the inventory, or kept in a file on the host.
+    own by hard links, without a fetch.
   - With O(stage=stop) whatever could start it again is held, its API alone is asked to end, so that streams finish, and
     what is left of it after O(drain_timeout) is killed. A unit is disabled and its file moved aside, a window of
     tmux or screen is closed unless something else runs in it, the restart policy of a container is set to V(no).
@@ -38,7 +39,7 @@ options:
   stage:
     description: What to do.
     type: str
-    choices: [prepare, stop]
+    choices: [secrets, prepare, stop]
     required: true
   drain_timeout:
     description: Seconds that running requests get.
@@ -75,12 +76,17 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Make ready while it serves
+- name: See that its key is the one of the vault
+  steadfast.vllm.vllm_takeover:
+    identity: "{{ found.servers[0].identity }}"
+    stage: secrets
+    secrets:
+      vault_qwen3vl_api_key: "{{ vault_qwen3vl_api_key }}"
+
+- name: Have its model while it serves
   steadfast.vllm.vllm_takeover:
     identity: "{{ found.servers[0].identity }}"
     stage: prepare
-    secrets:
-      vault_qwen3vl_api_key: "{{ vault_qwen3vl_api_key }}"
 
 - name: Stop it
   steadfast.vllm.vllm_takeover:
@@ -126,7 +132,7 @@ class Refused(Exception):
 def argument_spec() -> dict[str, t.Any]:
     return {
         "identity": {"type": "str", "required": True},
-        "stage": {"type": "str", "choices": ["prepare", "stop"], "required": True},
+        "stage": {"type": "str", "choices": ["secrets", "prepare", "stop"], "required": True},
         "drain_timeout": {"type": "int", "default": 60},
         "secrets": {"type": "dict", "default": {}, "no_log": True},
         "secrets_file": {"type": "path"},
@@ -150,9 +156,8 @@ def server(options: Mapping[str, t.Any], run: Runner) -> _adopt_found.Found | No
     return found
 
 
-def prepare(one: _adopt_found.Found, options: Mapping[str, t.Any], check: bool) -> tuple[bool, list[str]]:
-    """Secrets and model, while the server goes on."""
-    did = []
+def compare(one: _adopt_found.Found, options: Mapping[str, t.Any], check: bool) -> list[str]:
+    """Refuse secrets that are not the server's; keep them on the host if the caller wants it. Returns what was done."""
     wrong = [
         f"{secret.variable}: is not what the running server has ({secret.source}): its clients would be locked out; "
         "correct it in the vault, or leave it out if secrets_file is given"
@@ -168,8 +173,14 @@ def prepare(one: _adopt_found.Found, options: Mapping[str, t.Any], check: bool) 
     if wrong + lacking:
         raise Refused("\n".join(wrong + lacking))
     kept = {secret.variable: secret.value for secret in one.plan.secrets}
-    if options["secrets_file"] and keep_secrets(options["secrets_file"], kept, check):
-        did.append(f"kept {len(kept)} secrets of the running server in {options['secrets_file']}, for root alone")
+    if kept and options["secrets_file"] and keep_secrets(options["secrets_file"], kept, check):
+        return [f"kept {len(kept)} secrets of the running server in {options['secrets_file']}, for root alone"]
+    return []
+
+
+def prepare(one: _adopt_found.Found, options: Mapping[str, t.Any], check: bool) -> list[str]:
+    """The model, while the server goes on."""
+    did = []
     model = one.model
     if _to_adopt(one) and model and not _adopt_models.adopted(options["model_root"], model):
         place = _adopt_models.target(options["model_root"], model)
@@ -180,7 +191,7 @@ def prepare(one: _adopt_found.Found, options: Mapping[str, t.Any], check: bool) 
             f"took {model.repository} at {model.commit[:12]} from {model.path} to {place}: "
             f"{human(counts['linked'])} linked, {human(counts['copied'])} copied, nothing fetched"
         )
-    return bool(did), did
+    return did
 
 
 def _to_adopt(one: _adopt_found.Found) -> bool:
@@ -227,14 +238,15 @@ def main() -> None:
     try:
         one = server(options, run)
         if one is None:
-            if options["stage"] == "prepare":
+            if options["stage"] != "stop":
                 raise Refused(f"the server {options['identity']} has gone since it was found: look again")
             module.exit_json(changed=False, did=[], back=[])
             return
         module.no_log_values.update(secret.value for secret in one.plan.secrets)
-        if options["stage"] == "prepare":
-            changed, did = prepare(one, options, module.check_mode)
-            module.exit_json(changed=changed, did=did, back=[])
+        if options["stage"] != "stop":
+            work = compare if options["stage"] == "secrets" else prepare
+            did = work(one, options, module.check_mode)
+            module.exit_json(changed=bool(did), did=did, back=[])
         stopper = _adopt_stop.Stopper(one, options["drain_timeout"], run)
         if not module.check_mode:
             stopper.stop()

@@ -157,15 +157,15 @@ def test_a_server_under_nohup(place: Place) -> None:
 
 def test_secrets_are_compared_before_anything_else(place: Place, tmp_path: Path) -> None:
     place.start(place.command("--api-key", KEY))
-    assert "vault_model_api_key: not in the inventory" in place.take("prepare")["msg"]
-    wrong = place.take("prepare", secrets={"vault_model_api_key": "another"})
+    assert "vault_model_api_key: not in the inventory" in place.take("secrets")["msg"]
+    wrong = place.take("secrets", secrets={"vault_model_api_key": "another"})
     assert "is not what the running server has" in wrong["msg"]
-    assert place.take("prepare", secrets={"vault_model_api_key": KEY})["changed"] is False
+    assert place.take("secrets", secrets={"vault_model_api_key": KEY})["changed"] is False
     kept = tmp_path / "secrets.yml"
-    assert place.take("prepare", check=True, secrets_file=str(kept))["changed"] is True
+    assert place.take("secrets", check=True, secrets_file=str(kept))["changed"] is True
     assert not kept.exists()
-    assert place.take("prepare", secrets_file=str(kept))["changed"] is True
-    assert place.take("prepare", secrets_file=str(kept))["changed"] is False
+    assert place.take("secrets", secrets_file=str(kept))["changed"] is True
+    assert place.take("secrets", secrets_file=str(kept))["changed"] is False
     assert kept.stat().st_mode & 0o777 == 0o600
     assert f'vault_model_api_key: !unsafe "{KEY}"' in kept.read_text()
     assert answers(place.port)

