@@ -158,7 +158,7 @@ def environment(folder: Path) -> Path:
     answer = run(
         "locked_environment",
         root=str(root),
-        lock_file=str(HERE / "files" / "huggingface-hub.txt"),
+        lock_file=str(TOP / "roles" / "vllm" / "files" / "huggingface-hub.txt"),
         package="huggingface_hub",
         uv=shutil.which("uv"),
     )
