@@ -17,8 +17,8 @@ Options = Mapping[str, Any]
 def retire(keeper: str, manager: str, name: str, control: Sequence[str] = ()) -> list[str]:
     """The command that ends an instance under the manager that ran it, before that one's file goes."""
     words = [keeper, "retire", "--manager", manager]
-    for word in control:
-        words += ["--control", word]
+    # In one word each: a word of the command may itself begin with a dash.
+    words += [f"--control={word}" for word in control]
     return [*words, name]
 
 

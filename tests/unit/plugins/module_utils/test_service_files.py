@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, _service_files
+from vllm_keeper import cli
 
 OPTIONS = {
     "keeper": "/usr/local/bin/vllm-keeper",
@@ -53,3 +54,13 @@ def test_systemd_is_reloaded_by_whatever_comes_after_it() -> None:
     for manager in _service_files.MANAGERS:
         names = [action["name"] for action in _service_files.plan([], manager, OPTIONS)["actions"]]
         assert names.count("systemd") == 1
+
+
+def test_the_control_of_pypi_s_supervisor_reaches_the_keeper() -> None:
+    """What the manifest remembers is read back by the keeper's own command line."""
+    options = {**OPTIONS, "supervisor": {"source": "pypi", "root": "/opt/supervisor"}}
+    found = _service_files.plan(TWO, "supervisor", options)["files"]
+    (words,) = [one["before_remove"] for one in found if one["path"] == "/etc/supervisor/conf.d/aa.conf"]
+    read = cli._parser().parse_args(words[1:])
+    assert (read.verb, read.manager, read.names) == ("retire", "supervisor", ["aa"])
+    assert read.control == ["/opt/supervisor/current/bin/supervisorctl", "-c", "/etc/supervisor/steadfast.conf"]
