@@ -19,7 +19,7 @@ from vllm_keeper.clock import Moment
 from vllm_keeper.config import GateSettings, Instance
 from vllm_keeper.context import Context
 from vllm_keeper.managers.base import Completed, Observed
-from vllm_keeper.verbs import check, operate, orders
+from vllm_keeper.verbs import check, operate, orders, status
 
 from tests.unit.keeper.support import FakeManager, context_for, free_port, healthy, manager_of, serving, status_503
 
@@ -218,3 +218,9 @@ def test_what_does_not_become_ready_in_time_is_ended_and_counts(tmp_path: Path) 
     assert "kill" in manager_of(context).calls
     assert context.state().intent is not None
     assert d.failed(replace(context.state().starts[-1], end=st.REPAIR))
+
+
+def test_status_remembers_too_that_it_answered(tmp_path: Path, port: int) -> None:
+    context = made(tmp_path, ME, port)
+    assert status.status(context)["verdict"] == "healthy"
+    assert context.state().starts[-1].ready_at is not None

@@ -69,7 +69,7 @@ def _look(context: Context) -> tuple[d.Decision, int]:
             # Nobody watched this start: what answers now is ready, and is repaired from now on.
             answer = context.server.get(context.instance.health_path, QUICK)
             if answer.kind == "ok":
-                _remember_ready(context, pid)
+                remember_ready(context, pid)
                 return d.decide_after_probe(seen, d.Health("ok", answer.detail)), pid
         return decision, pid
     settings = context.instance.check
@@ -83,7 +83,7 @@ def _look(context: Context) -> tuple[d.Decision, int]:
     )
     detail = answer.detail if answer.kind == "ok" else f"{answer.detail} ({tries} tries, {settings.delay:g} s apart)"
     if answer.kind == "ok":
-        _remember_ready(context, pid)
+        remember_ready(context, pid)
         return d.decide_after_probe(seen, d.Health("ok", detail)), pid
     # The tries took a while: what was true before them may not be any more.
     seen, observed, _state = context.observe()
@@ -97,7 +97,7 @@ def _look(context: Context) -> tuple[d.Decision, int]:
     return d.decide_after_probe(seen, d.Health(answer.kind, detail)), pid
 
 
-def _remember_ready(context: Context, pid: int) -> None:
+def remember_ready(context: Context, pid: int) -> None:
     """For servers whose start nobody watched: from now on, a bad answer of this process is no slow start."""
 
     def change(state: st.State, now: Moment) -> None:

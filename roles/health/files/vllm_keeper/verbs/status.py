@@ -1,7 +1,7 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`status`: what is known of an instance, for people and as JSON. Changes nothing."""
+"""`status`: what is known of an instance, for people and as JSON. Changes nothing that runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vllm_keeper import state as st
 from vllm_keeper.clock import Moment, age, duration, iso
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
+from vllm_keeper.verbs import check
 
 HEALTH_TIMEOUT = 2.0
 STARTS = 5
@@ -39,6 +40,9 @@ def status(context: Context) -> dict[str, Any]:
     if seen.phase in (d.RUNNING, d.STARTING):
         answer = context.server.get(instance.health_path, HEALTH_TIMEOUT)
         health = d.Health(answer.kind, answer.detail)
+        if answer.kind == "ok" and observed.main_pid and not seen.ready and not context.manager.HOOKED:
+            # Nobody watches these starts, so whoever sees first that it answers remembers it.
+            check.remember_ready(context, observed.main_pid)
     decision = d.verdict_for_status(seen, health)
     if decision.verdict == "healthy" and seen.phase == d.STARTING:
         # /health is 200, but no completion was answered yet.
