@@ -73,7 +73,7 @@ def claim(name: str, directory: Path = DIRECTORY) -> bool:
 
 
 def forget(name: str, directory: Path = DIRECTORY) -> None:
-    for suffix in ("json", "lock"):
+    for suffix in ("json", "lock", "order"):
         with contextlib.suppress(OSError):
             (directory / f"{name}.{suffix}").unlink()
 

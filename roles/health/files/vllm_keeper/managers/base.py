@@ -128,6 +128,10 @@ class Manager(abc.ABC):
         """For the unit around a session: waits for the run to end. ASKED: it is told to. False: there is no session."""
         return False
 
+    def look_again(self) -> Completed:
+        """For the same unit: a check, out of its control group."""
+        return Completed(0, "", "")
+
     def attach(self) -> list[str]:
         """The command that shows its terminal; [] where there is none."""
         return []

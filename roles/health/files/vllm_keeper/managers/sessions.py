@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vllm_keeper import decision as d
@@ -136,18 +137,22 @@ class Session(Supervised):
 
     def notice(self) -> str:
         return (
-            f"a {self.program} session is for development and not highly available: if it or {self.program} itself is "
-            "lost, the next check (5 minutes at most) starts it anew; systemd does at once"
+            f"a {self.program} session is for development and not highly available: whoever closes it, and whatever "
+            f"ends {self.program}, ends the server until it is started anew; use systemd for a service"
         )
 
     def hang_up(self, asked: bool) -> bool:
-        run = self._runner()
-        if run is not None:
+        run, me = self._runner(), processes.read(os.getpid(), self.proc)
+        runner = processes.read(run.runner, self.proc) if run is not None else None
+        if run is not None and runner is not None and me is not None and runner.groups == me.groups:
             # Where nobody asked, the session is gone, and the runner knows that by SIGHUP.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(run.runner, signal.SIGTERM if asked else signal.SIGHUP)
             self.await_gone(self.instance.drain_timeout + SLACK)
         return True
+
+    def look_again(self) -> Completed:
+        return self._aside([KEEPER, "check", "--quiet", self.instance.name])
 
     def _runner(self) -> runfile.Run | None:
         return runfile.living(self.instance.name, self.run_directory, self.proc)
@@ -165,9 +170,12 @@ class Session(Supervised):
         """A new session. One that has just begun is taken; one in which nothing of ours runs is closed."""
         if not self.script.exists():
             return Completed(1, "", f"{self.script} does not exist; run site.yml")
-        self.run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if not (self.exists() and self._begins()):
-            self._close()
+        with self._ordering():
+            return self._open_alone()
+
+    def _open_alone(self) -> Completed:
+        if self._runner() is None and not (self.exists() and self._begins()):
+            self._end()
             done = self._run([*self._unit(self.unit), *self.open()], ASK)
             if "already" in done.err and not self.exists():
                 # Something that was started by hand in the session is still there, and keeps the old unit.
@@ -186,8 +194,21 @@ class Session(Supervised):
             time.sleep(POLL)
         return DONE
 
+    @contextlib.contextmanager
+    def _ordering(self) -> Iterator[None]:
+        """Of two orders at once, one makes or ends the session, and the other finds it so."""
+        self.run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with (self.run_directory / f"{self.instance.name}.order").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def _close(self) -> Completed:
-        """The session goes, and the unit around it, which ends what is left of it."""
+        """The session goes, unless somebody has begun a new one meanwhile."""
+        with self._ordering():
+            return DONE if self._runner() is not None else self._end()
+
+    def _end(self) -> Completed:
+        """The session, and the unit around it, which ends what is left of it."""
         with contextlib.suppress(ManagerError):  # it does not answer: the unit's end is its end too
             if self.exists():
                 self.close()
@@ -274,8 +295,8 @@ class Screen(Session):
         known = [processes.read(int(pid), self.proc) for pid in found if pid.isdigit()]
         return any(process is not None and self.instance.name in process.command for process in known)
 
-    def _close(self) -> Completed:
-        done = super()._close()
+    def _end(self) -> Completed:
+        done = super()._end()
         self._run([*self._screen(), "-wipe"], ASK)  # what a killed one leaves
         return done
 

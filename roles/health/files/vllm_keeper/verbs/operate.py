@@ -245,8 +245,12 @@ def hang_up(context: Context, environment: Mapping[str, str]) -> int:
     """A session's unit ends: so does what ran in the session, and nothing of it is left."""
     # In this order: if a new run has begun meanwhile, it may be among these, but then its runner lives.
     runs = gate.earlier_runs(context)
-    if context.manager.hang_up(bool(environment.get("MAINPID"))) and runfile.living(context.instance.name) is None:
+    asked = bool(environment.get("MAINPID"))
+    if context.manager.hang_up(asked) and runfile.living(context.instance.name) is None:
         gate.clear_leftovers(context, runs)
+        if not asked:
+            # Not for cron to find, minutes later. It starts nothing that was stopped on purpose.
+            context.manager.look_again()
     return exits.OK
 
 
