@@ -94,6 +94,12 @@ def test_the_moment_of_readiness_comes_from_docker() -> None:
     assert state.starts[0].ready_at == before(30)
 
 
+def test_an_end_that_docker_tells_late_is_not_that_of_the_next_start() -> None:
+    state = st.State(starts=[open_start(pid=None, ago=2)])
+    assert not catch_up(state, EXITED, Event(at(3), "die", 137))
+    assert ended(state) == [("", "")]
+
+
 def test_events_are_taken_in_once() -> None:
     events = [Event(at(60), "die", 1), Event(at(50), "start")]
     state = st.State(starts=[open_start()])

@@ -65,6 +65,8 @@ def catch_up(state: st.State, seen: Seen, events: Iterable[Event], now: Moment, 
             continue
         state.followed = event.at
         start, at = state.open_start(), moment(event.at, now)
+        if start is not None and at.wall < start.at.wall:
+            continue  # of the run before: Docker tells of an end a moment after its `stop` has returned
         if event.action == "start" and start is None:
             _begin(state, at, None, now)
         elif event.action == "healthy" and start is not None and start.ready_at is None:
