@@ -26,6 +26,7 @@ from vllm_keeper.managers.supervised import POLL, Known, Supervised
 
 KEEPER = "/usr/local/bin/vllm-keeper"
 BEGIN = 30.0  # at most, from the session to its first word in /run: a Python that starts on a busy host
+APPEARS = 5.0  # by then a session is there, or will never be
 SLACK = 60.0  # for the runner's own killing, beyond the drain
 DONE = Completed(0, "", "")
 # What tmux says where there is no such session.
@@ -187,9 +188,11 @@ class Session(Supervised):
         return self._await_runner()
 
     def _await_runner(self) -> Completed:
-        end = time.monotonic() + ASK
+        begun = time.monotonic()
         while self._runner() is None:
-            if time.monotonic() >= end or not self.exists():
+            spent = time.monotonic() - begun
+            # screen lets go of its caller before its socket is there.
+            if spent >= ASK or (spent >= APPEARS and not self.exists()):
                 return Completed(1, "", f"the session ended at once; run {self.script} by hand to see why")
             time.sleep(POLL)
         return DONE

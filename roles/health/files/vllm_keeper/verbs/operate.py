@@ -99,7 +99,8 @@ def _outcome(context: Context, verb: str, done: Completed, begun: float, wait: b
 
 def _why(state: st.State, observed: Observed, done: Completed) -> str:
     last = state.starts[-1] if state.starts else None
-    told = (last.reason or last.note) if last is not None else ""
+    # That an earlier run was stopped on purpose is no reason.
+    told = (last.reason or last.note) if last is not None and last.end != st.PURPOSE else ""
     said = done.err.strip().splitlines()
     return told or (said[0] if said else f"it is {observed.detail}")
 
