@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule faults bench docs locks
+.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption faults bench docs locks
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,10 @@ integration: ## pytest tests/integration, on this machine, without the lab
 molecule: ## molecule test: the whole way in the lab, with real vLLM
 	@scripts/bootstrap lab
 	@python scripts/run_tests.py molecule
+
+adoption: ## servers started by hand in every way are taken over, and install_service.sh on a bare host; ten minutes
+	@scripts/bootstrap lab
+	@python -m pytest tests/lab -v -ra
 
 faults: ## every fault under every process manager, with real vLLM: writes docs/faults.md; an hour or more
 	@scripts/bootstrap lab
