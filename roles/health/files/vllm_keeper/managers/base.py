@@ -70,6 +70,8 @@ class Manager(abc.ABC):
     HOOKED = True
     # Whether what is enabled starts when the host boots, without the keeper.
     STARTS_ON_BOOT = True
+    # Whether what was stopped on purpose stays stopped over a boot.
+    STOPS_FOR_GOOD = False
     leave = ""  # the keys that leave an attached terminal
 
     def __init__(self, instance: Instance, runner: Runner = run) -> None:

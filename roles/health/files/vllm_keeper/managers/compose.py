@@ -29,6 +29,7 @@ NOT_THERE = "No such container"
 class Compose(Manager):
     # Docker restarts a container that ended by itself, and runs no command of ours before or after.
     HOOKED = False
+    STOPS_FOR_GOOD = True  # restart: unless-stopped
     directory = Path("/etc/vllm/compose")
     proc = processes.PROC
 

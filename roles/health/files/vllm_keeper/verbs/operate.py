@@ -135,7 +135,8 @@ def _ended(context: Context, done: Completed) -> int:
 
     context.try_update(change)
     if observed.phase in (d.STOPPED, d.FAILED):
-        context.log.result(f"{name}: stopped; it stays stopped until: vllm-keeper start {name}, or the next boot")
+        boot = "" if context.manager.STOPS_FOR_GOOD else ", or the next boot"
+        context.log.result(f"{name}: stopped; it stays stopped until: vllm-keeper start {name}{boot}")
         return exits.OK
     context.log.result(f"{name}: not stopped: {done.err.strip() or observed.detail}", "error")
     return exits.BAD
