@@ -53,7 +53,7 @@ SESSIONS = re.compile(
 # By comm (15 characters) or the name of the program: what starts again what ends.
 SUPERVISORS = (
     "supervisord", "runsv", "s6-supervise", "circusd", "pm2", "god", "monit", "slurmstepd", "immortal",
-    "process-compose",    "honcho", "foreman",
+    "process-compose", "honcho", "foreman",
 )  # fmt: skip
 POD = re.compile(r"kubepods")
 CONTAINERS = (

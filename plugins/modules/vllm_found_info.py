@@ -96,7 +96,7 @@ servers:
       type: str
       sample: "2026-11-22 06:00:00 UTC"
     launch:
-      description: How it was started. RV(servers[].launch.kind) is V(unit), V(user-unit), V(container), V(pod),
+      description: How it was started. Its C(kind) is V(unit), V(user-unit), V(container), V(pod),
         V(tmux), V(screen), V(supervisor), V(terminal) or V(background).
       type: dict
       sample: {kind: background, name: "", runtime: ""}
@@ -119,7 +119,7 @@ servers:
       elements: str
       sample: [HF_TOKEN]
     model:
-      description: Where its model lies. RV(servers[].model.kind) is V(path), V(snapshot) (of a hub's cache) or
+      description: Where its model lies. Its C(kind) is V(path), V(snapshot) (of a hub's cache) or
         V(missing).
       type: dict
       sample: {kind: path, path: /srv/models/mine, repository: "", commit: ""}
@@ -132,7 +132,7 @@ servers:
       type: dict
       sample: {name: mine, model: /srv/models/mine, port: 8000}
     secrets:
-      description: What of the entry is secret, RV(servers[].secrets[].key), which variable it names in its place, and
+      description: What of the entry is secret (C(key)), which variable it names in its place, and
         where the server has it from.
       type: list
       elements: dict
