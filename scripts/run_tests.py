@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".cache" / "junit"
-SCENARIOS_AT_ONCE = 2
+SCENARIOS_AT_ONCE = 3
 TELLING = threading.Lock()
 COLLECTION = ".collections/ansible_collections/steadfast/vllm"
 
@@ -100,8 +100,7 @@ def read_junit(file: Path) -> Outcome:
 def pytest(group: str) -> Outcome:
     report = RESULTS / f"{group}.xml"
     command = [sys.executable, "-m", "pytest", f"tests/{group}", "-v", "-ra", f"--junitxml={report}"]
-    if group == "unit":
-        command += ["-n", str(os.cpu_count()), "--dist", "loadfile"]
+    command += ["-n", str(os.cpu_count()), "--dist", "loadfile"]
     status = subprocess.run(command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
     outcome = read_junit(report) if report.exists() else Outcome()
     if status and not outcome.failed:
@@ -158,7 +157,7 @@ def scenario(name: str) -> Outcome:
 
 
 def molecule() -> Outcome:
-    """Two scenarios at a time, each in a lab of its own: most of each is waiting. The longest, `default`, first."""
+    """Three scenarios at a time, each in a lab of its own: most of each is waiting. The longest, `default`, first."""
     names = sorted(
         (file.parent.name for file in ROOT.glob("molecule/*/molecule.yml")), key=lambda n: (n != "default", n)
     )
