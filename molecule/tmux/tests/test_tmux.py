@@ -77,7 +77,12 @@ def test_ctrl_c_drains_and_is_a_wish(subject: faults.Subject) -> None:
     subject.on(f"{TMUX} send-keys -t =qwen3vl: C-c")
     client.wait_until(lambda: subject.status()["verdict"] == "stopped", 120, "it has stopped")
     assert not subject.processes()
-    assert "stopped" in subject.keeper("check", subject.name)
+    # The unit's own look may be under way; neither it nor ours starts anything.
+    subject.keeper("check", subject.name)
+    time.sleep(5)
+    subject.keeper("check", subject.name)
+    assert subject.status()["verdict"] == "stopped"
+    assert not subject.processes()
 
 
 def test_screen_takes_over_and_leaves_nothing_of_tmux(
@@ -103,6 +108,19 @@ def test_screen_takes_over_and_leaves_nothing_of_tmux(
     measured(f"screen, stand-in, kill -9 of the API: serving again after {time.monotonic() - began:.0f} s")
     subject.keeper("stop", subject.name)
     assert not subject.processes()
+    survives_logout(subject)
+
+
+def survives_logout(subject: faults.Subject) -> None:
+    """Started in a login whose processes then all die, as with KillUserProcesses=yes."""
+    left = "sleep 98765 & vllm-keeper start qwen3vl && exec loginctl terminate-session $XDG_SESSION_ID"
+    subject.on(f"su -l root -c '{left}'", check=False)
+    client.wait_until(lambda: not subject.on("pgrep -fx 'sleep 98765' || true"), 30, "the login's processes are dead")
+    before = subject.processes()
+    subject.on("systemctl restart cron")
+    assert len(before) == 3
+    assert subject.processes() == before
+    assert serves(subject)
 
 
 def serves(subject: faults.Subject) -> bool:
