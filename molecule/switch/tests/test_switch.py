@@ -84,7 +84,8 @@ def test_tmux_takes_over_from_supervisor() -> None:
     subject.quiet()
     assert not exists(PROGRAM)
     assert "qwen3vl" not in client.on(HOST, "supervisorctl", "status", check=False)
-    assert len(found("[v]llm_keeper.* run qwen3vl")) == 1
+    sessions = client.on(HOST, "tmux", "-S", "/run/vllm-keeper/qwen3vl.tmux", "list-sessions", "-F", "#{session_name}")
+    assert sessions.split() == ["qwen3vl"]
 
 
 def test_removing_needs_a_word() -> None:

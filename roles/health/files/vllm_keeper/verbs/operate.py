@@ -232,7 +232,9 @@ def retire(context: Context, known: bool) -> int:
             return exits.BAD
     gate.clear_leftovers(context)
     if not known:
+        # What ran it has written down its end, after whoever took its settings away had forgotten the rest.
         runfile.forget(name)
+        context.store.forget()
     context.log.result(f"{name}: ended under {context.instance.manager}")
     return exits.OK
 
