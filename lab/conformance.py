@@ -96,7 +96,7 @@ def suite(manager: str, chosen: list[str], keep: bool) -> int:
 def cell(result: dict[str, object] | None) -> str:
     """One field of the table."""
     if result is None:
-        return ""
+        return "not run"
     if "skipped" in result:
         return "by nature"
     if "failed" in result:
@@ -120,6 +120,7 @@ def page() -> str:
         "What each process manager survives, with real vLLM (the lab's tiny Qwen3-VL on CPU), in seconds until a",
         "completion was answered again. A bare start of vLLM takes 35 to 45 s of these on quiet cores; nothing ran on",
         "a GPU. *by nature*: the manager cannot have this fault, or cannot be saved from it; the reason stands below.",
+        "*not run*: nobody has yet; `python -m lab.conformance --manager M --fault F --write` does.",
         "",
         f"| fault | {' | '.join(found)} |",
         f"| --- |{' ---: |' * len(found)}",
