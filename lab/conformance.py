@@ -23,7 +23,7 @@ from pathlib import Path
 from lab import faults
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / ".cache" / "faults"
+RESULTS = ROOT / "bench" / "faults"  # kept, so that one fault can be measured again without losing the others
 PAGE = ROOT / "docs" / "faults.md"
 # manager: host, scenario whose inventory chooses it, last number of the network
 MANAGERS = {
@@ -75,7 +75,8 @@ def suite(manager: str, chosen: list[str], keep: bool) -> int:
             began = time.monotonic()
             try:
                 seen = faults.suffer(subject, fault)
-                results[fault] = {"seconds": seen.seconds, "note": seen.note}
+                load = f"load {os.getloadavg()[1]:.0f} on {os.cpu_count()} cores"
+                results[fault] = {"seconds": seen.seconds, "note": ", ".join(filter(None, [seen.note, load]))}
                 shown = "never away" if seen.seconds is None else f"serving again after {seen.seconds:.0f} s"
                 say(f"{manager}: {fault} PASSED {shown} {seen.note}")
             except Exception as error:
@@ -120,6 +121,7 @@ def page() -> str:
         "What each process manager survives, with real vLLM (the lab's tiny Qwen3-VL on CPU), in seconds until a",
         "completion was answered again. A bare start of vLLM takes 35 to 45 s of these on quiet cores; nothing ran on",
         "a GPU. *by nature*: the manager cannot have this fault, or cannot be saved from it; the reason stands below.",
+        "Starts take longer on a machine that does other things: the notes say how busy it was.",
         "*not run*: nobody has yet; `python -m lab.conformance --manager M --fault F --write` does.",
         "",
         f"| fault | {' | '.join(found)} |",
