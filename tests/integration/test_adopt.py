@@ -87,12 +87,18 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
-        self.model = folder / "model"
+        # Named as nothing else on this machine, whose other servers are found too.
+        self.model = folder / f"m{self.port}"
         self.model.mkdir()
         (self.model / "config.json").write_text("{}")
         (self.model / "model.safetensors").write_text("x")
         shutil.copy(STANDIN, folder / "vllm")
         folder.chmod(0o755)
+
+    @property
+    def variable(self) -> str:
+        """Where the inventory is to keep the server's key."""
+        return f"vault_{self.model.name}_api_key"
 
     def command(self, *options: str) -> list[str]:
         return [str(self.folder / "vllm"), "serve", str(self.model), "--port", str(self.port), *options]
@@ -142,13 +148,13 @@ def test_a_server_under_nohup(place: Place) -> None:
     assert found["problems"] == []
     assert found["started"] == "in the background with nohup"
     assert found["entry"] == {
-        "name": "model",
+        "name": place.model.name,
         "model": str(place.model),
         "port": place.port,
         "tensor_parallel_size": 1,
         "max_model_len": 2048,  # told by the server itself, which wants its key
         "gpu_memory_utilization": 0.92,
-        "api_key": "{{ vault_model_api_key }}",
+        "api_key": f"{{{{ {place.variable} }}}}",
         "extra_args": {"enforce-eager": True},
         "env": {"VLLM_LOGGING_LEVEL": "DEBUG"},
     }
@@ -157,17 +163,17 @@ def test_a_server_under_nohup(place: Place) -> None:
 
 def test_secrets_are_compared_before_anything_else(place: Place, tmp_path: Path) -> None:
     place.start(place.command("--api-key", KEY))
-    assert "vault_model_api_key: not in the inventory" in place.take("secrets")["msg"]
-    wrong = place.take("secrets", secrets={"vault_model_api_key": "another"})
+    assert f"{place.variable}: not in the inventory" in place.take("secrets")["msg"]
+    wrong = place.take("secrets", secrets={place.variable: "another"})
     assert "is not what the running server has" in wrong["msg"]
-    assert place.take("secrets", secrets={"vault_model_api_key": KEY})["changed"] is False
+    assert place.take("secrets", secrets={place.variable: KEY})["changed"] is False
     kept = tmp_path / "secrets.yml"
     assert place.take("secrets", check=True, secrets_file=str(kept))["changed"] is True
     assert not kept.exists()
     assert place.take("secrets", secrets_file=str(kept))["changed"] is True
     assert place.take("secrets", secrets_file=str(kept))["changed"] is False
     assert kept.stat().st_mode & 0o777 == 0o600
-    assert f'vault_model_api_key: !unsafe "{KEY}"' in kept.read_text()
+    assert f'{place.variable}: !unsafe "{KEY}"' in kept.read_text()
     assert answers(place.port)
 
 
