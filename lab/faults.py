@@ -263,7 +263,7 @@ def restart_daemon(subject: Subject) -> Seen:
     began = time.monotonic()
     time.sleep(2)
     if subject.manager in ("tmux", "screen"):
-        # Nobody starts a session again but the keeper, from cron.
+        # Where systemd does not run, nobody starts a session again but the keeper, from cron.
         subject.keeper("check", subject.name, check=False)
     client.wait_until(subject.answers, SERVE_AGAIN, "it serves after the daemon's restart")
     seconds = time.monotonic() - began
