@@ -100,7 +100,9 @@ def read_junit(file: Path) -> Outcome:
 def pytest(group: str) -> Outcome:
     report = RESULTS / f"{group}.xml"
     command = [sys.executable, "-m", "pytest", f"tests/{group}", "-v", "-ra", f"--junitxml={report}"]
-    command += ["-n", str(os.cpu_count()), "--dist", "loadfile"]
+    # Integration tests mostly wait for processes to come and go.
+    workers = (os.cpu_count() or 1) * (2 if group == "integration" else 1)
+    command += ["-n", str(workers), "--dist", "loadfile"]
     status = subprocess.run(command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
     outcome = read_junit(report) if report.exists() else Outcome()
     if status and not outcome.failed:
