@@ -258,7 +258,7 @@ DAEMONS = {
 
 
 def restart_daemon(subject: Subject) -> Seen:
-    """The manager's own daemon restarts (of sessions: is killed): it serves on, or again."""
+    """The manager's own daemon restarts, and under tmux and screen is killed: it serves on, or again."""
     subject.on(DAEMONS[subject.manager], timeout=180)
     began = time.monotonic()
     time.sleep(2)
