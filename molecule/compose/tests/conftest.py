@@ -6,33 +6,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
 from lab import faults
-
-# What tests measured, told once at the end.
-MEASURED: list[str] = []
-
-
-@pytest.fixture
-def measured() -> Callable[[str], None]:
-    """Takes a line for the end of the run."""
-    return MEASURED.append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Pytest's hook: the measured lines."""
-    if MEASURED:
-        terminalreporter.section("measured")
-    for line in MEASURED:
-        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -5,39 +5,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import testinfra
 from testinfra.host import Host
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-sys.path.insert(1, str(Path(__file__).resolve().parents[3] / ".collections"))
-
 from lab import client
 from lab.play import fingerprint
 
 GPU_HOSTS = ["gpu1", "gpu2"]
-
-
-# What tests measured, told once at the end.
-MEASURED: list[str] = []
-
-
-@pytest.fixture
-def measured() -> Callable[[str], None]:
-    """Takes a line for the end of the run."""
-    return MEASURED.append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Pytest's hook: the measured lines."""
-    if MEASURED:
-        terminalreporter.section("measured")
-    for line in MEASURED:
-        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -5,19 +5,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import testinfra
 from testinfra.host import Host
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-
 from lab import client, faults
-
-MEASURED: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -30,17 +22,3 @@ def gpu() -> Host:
 def subject() -> faults.Subject:
     """The instance, as the conformance suite has it."""
     return faults.Subject("gpu1", "supervisor")
-
-
-@pytest.fixture
-def measured() -> Callable[[str], None]:
-    """Takes a line for the end of the run."""
-    return MEASURED.append
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Pytest's hook: the measured lines."""
-    if MEASURED:
-        terminalreporter.section("measured")
-    for line in MEASURED:
-        terminalreporter.write_line(line)
