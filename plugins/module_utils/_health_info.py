@@ -273,7 +273,7 @@ def conclude(seen: Seen) -> dict[str, t.Any]:
         _models(seen, listing, served, found)
     _canary(seen, found)
     _keeper(seen, found)
-    _balancer(seen, path, found)
+    _balancer(seen, path, port, found)
     endpoints = [endpoint(one, answer, guarded if one == MODELS else None) for one, answer in seen.answers.items()]
     result: dict[str, t.Any] = {
         "name": seen.name or None,
@@ -392,7 +392,7 @@ def _keeper(seen: Seen, found: Findings) -> None:
     found.grave.append(f"GET {seen.ready_url}: {seen.ready.detail}: {mend}")
 
 
-def _balancer(seen: Seen, path: str | None, found: Findings) -> None:
+def _balancer(seen: Seen, path: str | None, port: str, found: Findings) -> None:
     """What the balancer asks now, against what it should ask."""
     if path is None:
         found.notes.append(
@@ -400,10 +400,11 @@ def _balancer(seen: Seen, path: str | None, found: Findings) -> None:
         )
     asked = seen.balancer_path
     reasons = unfit(asked, seen.answers[asked]) if asked else None
+    other = "" if port == "traffic-port" else f", port: {port}"
     if reasons:
         found.notes.append(
             f"balancer_path: {asked} does not fit: {'; '.join(reasons)}"
-            + (f"; set vllm_health_check: {{path: {path}}}" if path else "")
+            + (f"; set vllm_health_check: {{path: {path}{other}}}" if path else "")
         )
 
 
