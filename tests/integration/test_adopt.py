@@ -1,7 +1,7 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""vllm_found_info and vllm_takeover against real processes of this machine. The server is a stand-in (files/standin).
+"""vllm_found_info and vllm_takeover against real processes of this machine. The server is a stand-in (tests/standin).
 
 tmux, screen and units take a host of the lab: tests/lab/test_adopt_in_lab.py.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-STANDIN = Path(__file__).parent / "files" / "standin" / "vllm"
+STANDIN = Path(__file__).parents[1] / "standin"
 KEY = "S3CRET-of-the-server"
 USER = "nobody"
 MODULES = "ansible_collections.steadfast.vllm.plugins.modules."
@@ -92,7 +92,7 @@ class Place:
         self.model.mkdir()
         (self.model / "config.json").write_text("{}")
         (self.model / "model.safetensors").write_text("x")
-        shutil.copy(STANDIN, folder / "vllm")
+        shutil.copytree(STANDIN, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         folder.chmod(0o755)
 
     @property
@@ -178,14 +178,14 @@ def test_secrets_are_compared_before_anything_else(place: Place, tmp_path: Path)
 
 
 def test_it_finishes_its_answer_and_leaves_nothing(place: Place) -> None:
-    place.start(place.command("--leave-engine"))
+    place.start(place.command(), env={**os.environ, "STANDIN_LEAVE_ENGINE": "1", "STANDIN_STEP_SECONDS": "0.1"})
     assert place.take("stop", check=True)["changed"] is True
     assert answers(place.port)
     answer: list[int] = []
 
     def request() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=20)
-        connection.request("GET", "/v1/completions")
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 20}))
         answer.append(connection.getresponse().status)
 
     asking = threading.Thread(target=request)

@@ -75,7 +75,8 @@ class Rig:
             "--state-dir", str(self.folder / "var"), "run", NAME, *options,
             "--", str(STANDIN), "serve", "--config", str(self.vllm),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "roles/health/files"), "STANDIN_START_SECONDS": "0.2"}
+        standin = {"STANDIN_START_SECONDS": "0.2", "STANDIN_STEP_SECONDS": "0.1"}
+        environment = {**os.environ, **standin, "PYTHONPATH": str(ROOT / "roles/health/files")}
         with self.log.open("ab") as log:
             self.runner = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         self.sessions.add(self.runner.pid)

@@ -23,7 +23,7 @@ from vllm_keeper.managers.sessions import Session
 ROOT = Path(__file__).resolve().parents[2]
 NAME = f"stest-{os.getpid()}"
 SCRIPT = """#!/bin/sh
-export PYTHONPATH={root}/roles/health/files STANDIN_START_SECONDS=0.2
+export PYTHONPATH={root}/roles/health/files STANDIN_START_SECONDS=0.2 STANDIN_STEP_SECONDS=0.1
 exec {python} -m vllm_keeper --config-dir {folder}/etc --state-dir {folder}/var run {name} \\
     --forever --apart --delay 0 --log {folder}/server.log -- {root}/tests/standin/vllm serve --config {folder}/vllm.yaml
 """

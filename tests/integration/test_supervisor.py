@@ -27,6 +27,7 @@ from vllm_keeper.managers.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/service"
+STANDIN = {"STANDIN_START_SECONDS": "0.2", "STANDIN_STEP_SECONDS": "0.1"}
 STREAM = {"prompt": "x", "max_tokens": 30, "stream": True}
 
 
@@ -93,7 +94,7 @@ class Bench:
         }  # fmt: skip
         (self.folder / "etc" / f"{name}.json").write_text(json.dumps(settings))
         one = _instances.normalise([{"name": name, "model": "/m", "port": port, "drain_timeout": 10}])[0]
-        one = {**one, "config_file": str(vllm), "environment": {"STANDIN_START_SECONDS": "0.2", **environment}}
+        one = {**one, "config_file": str(vllm), "environment": {**STANDIN, **environment}}
         options = {
             "keeper": str(self.keeper), "user": "root", "group": "root", "home": "/root",
             "release": str(self.folder), "path": os.environ["PATH"],

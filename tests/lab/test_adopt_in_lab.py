@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Servers under real tmux, screen and systemd in a host of the lab: found, ended, and nothing starts them again.
 
-The server is a stand-in (tests/integration/files/standin), since only how it was started matters here. Part of
+The server is a stand-in (tests/standin), since only how it was started matters here. Part of
 `python -m pytest tests/lab`; takes seconds once the host is there.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-STANDIN = ROOT / "tests" / "integration" / "files" / "standin" / "vllm"
+STANDIN = ROOT / "tests" / "standin"
 LAB = {
     "STEADFAST_LAB": os.environ.get("STEADFAST_LAB", "adopt"),
     "STEADFAST_LAB_NETWORK": os.environ.get("STEADFAST_LAB_NETWORK", "10.87.52"),
@@ -66,7 +66,7 @@ def host() -> Iterator[None]:
         "id ada || useradd -m -s /bin/bash ada\n"
         "mkdir -p /opt/standin/model && cd /opt/standin/model && echo '{}' >config.json && touch model.safetensors"
     )
-    subprocess.run(["podman", "cp", str(STANDIN), f"{HOST}:/opt/standin/vllm"], check=True)
+    subprocess.run(["podman", "cp", f"{STANDIN}/.", f"{HOST}:/opt/standin"], check=True)
     yield
     if not os.environ.get("STEADFAST_KEEP"):
         subprocess.run([*lab, "down"], env={**os.environ, **LAB}, check=True)

@@ -16,7 +16,7 @@ from lab import client, faults
 from lab.play import play
 
 TMUX = "tmux -S /run/vllm-keeper/qwen3vl.tmux"
-STANDIN = Path(__file__).resolve().parents[3] / "tests/standin/vllm"
+STANDIN = Path(__file__).resolve().parents[3] / "tests/standin"
 
 
 def test_the_session_is_called_as_the_instance_and_runs_its_script(gpu: Host) -> None:
@@ -90,7 +90,7 @@ def test_screen_takes_over_and_leaves_nothing_of_tmux(
 ) -> None:
     """With the stand-in, by a run of site.yml: what differs is the session, not the server."""
     subject.on("mkdir -p /srv/standin/bin")
-    subprocess.run(["podman", "cp", str(STANDIN), f"{client.container('gpu1')}:/srv/standin/bin/vllm"], check=True)
+    subprocess.run(["podman", "cp", f"{STANDIN}/.", f"{client.container('gpu1')}:/srv/standin/bin"], check=True)
     one = {**client.instance(), "extra_args": {}}
     run = play(
         *("-i", "molecule/tmux/inventory", "--limit", "gpu1,localhost"),
