@@ -24,7 +24,9 @@ options:
     elements: dict
     required: true
   health_check:
-    description: The complete health check dictionary, as P(steadfast.vllm.health_check#filter) returns it.
+    description:
+      - The complete health check dictionary, as P(steadfast.vllm.health_check#filter) returns it.
+      - In its path V({name}) stands for the instance's name.
     type: dict
     required: true
   mode:
@@ -59,6 +61,33 @@ options:
     description: Seconds for which a client's unused connection stays open; less than the servers' own keep-alive.
     type: int
     default: 60
+  agent:
+    description: Whether each server's keeper is asked by HAProxy's agent-check, besides the health check.
+    type: bool
+    default: true
+  agent_port:
+    description: The keeper's port on the servers.
+    type: int
+    default: 9410
+  fleet:
+    description: Whether the balancer tells the keepers how many servers of a backend are left.
+    type: bool
+    default: true
+  fleet_port:
+    description: The port of that page.
+    type: int
+    default: 9411
+  fleet_clients:
+    description: Addresses and networks that may read that page, besides the servers and the balancer's own host.
+    type: list
+    elements: string
+    default: []
+  addresses:
+    description:
+      - For each host name among the servers' addresses its IP addresses, as M(steadfast.vllm.load_balancer_info)
+        returns them. They tell the servers from others that ask for the fleet page.
+    type: dict
+    default: {}
 seealso:
   - plugin: steadfast.vllm.balancer_backends
     plugin_type: filter
@@ -80,7 +109,9 @@ _value:
     - V(frontends), a list of V(name), V(bind) and V(backend).
     - V(backends), a list of V(name), V(servers), V(server_defaults), V(check), V(check_timeout), V(keep_alive)
       and V(standby).
-    - V(binds), a list of V(name), V(address) and V(port), everything that the balancer opens.
+    - V(binds), a list of V(name), V(address), V(port) and V(variable), everything that the balancer opens and what
+      sets its port.
+    - V(fleet), with V(bind), V(clients), V(askers) and V(backends), nothing without that page.
     - V(names), the addresses that have to be looked up, as they are host names.
   type: dict
 """
@@ -102,6 +133,12 @@ def balancer(
     stats_port: int = 8404,
     slow_start: int = 30,
     keep_alive: int = 60,
+    agent: bool = True,
+    agent_port: int = 9410,
+    fleet: bool = True,
+    fleet_port: int = 9411,
+    fleet_clients: list[str] | None = None,
+    addresses: dict[str, list[str]] | None = None,
 ) -> dict[str, t.Any]:
     options = {
         "mode": mode,
@@ -111,6 +148,12 @@ def balancer(
         "stats_port": int(stats_port),
         "slow_start": int(slow_start),
         "keep_alive": int(keep_alive),
+        "agent": agent,
+        "agent_port": agent_port,
+        "fleet": fleet,
+        "fleet_port": fleet_port,
+        "fleet_clients": fleet_clients or [],
+        "addresses": addresses or {},
     }
     try:
         return view(backends, health_check, options)

@@ -25,6 +25,15 @@ MODES = (ACTIVE_ACTIVE, PRIMARY_STANDBY)
 LONGEST_PURGE_DELAY = 5
 PURGES_WITHIN_KEEP_ALIVE = 15
 
+# How often each host's keeper is asked. A hung server takes requests for at most this long after its keeper knows it.
+AGENT_INTERVAL = 1
+
+# Who may always read the fleet page: whoever is on the balancer's host already has the statistics page.
+LOOPBACK = ("127.0.0.1", "::1")
+
+# What stands for the instance's name in the health check's path.
+NAME = "{name}"
+
 Plain = t.Mapping[str, t.Any]
 
 
@@ -57,7 +66,8 @@ def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> di
     """Frontends, backends with their servers, ports bound and names to look up; BalancerError names all that is wrong.
 
     `backends` is a list of {host, address, instances (normalised)}, `health_check` a complete dictionary,
-    `options` the role's: mode, standby, ports, bind_address, stats_port, slow_start, keep_alive.
+    `options` the role's: mode, standby, ports, bind_address, stats_port, slow_start, keep_alive, agent, agent_port,
+    fleet, fleet_port, fleet_clients; and `addresses`, what the balancer's host knows of the names among the addresses.
     """
     groups = _by_instance(backends)
     problems = [
@@ -65,11 +75,17 @@ def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> di
         *_mode_problems(groups, backends, options),
         *_port_problems(groups, options),
         *_keep_alive_problems(groups, options),
+        *_path_problems(health_check),
+        *_client_problems(options),
     ]
     if problems:
         raise BalancerError(problems)
     standby_hosts = set(options["standby"])
     ports = _ports(groups, options)
+    binds = [(name, options["bind_address"], ports[name], f"load_balancer_ports: {{{name}: ...}}") for name in groups]
+    binds.append(("the statistics page", "127.0.0.1", options["stats_port"], "load_balancer_stats_port"))
+    if options["fleet"]:
+        binds.append(("the fleet page", options["bind_address"], int(options["fleet_port"]), "load_balancer_fleet_port"))
     return {
         "names": sorted(
             {server.address for servers in groups.values() for server in servers if not _is_ip(server.address)}
@@ -79,12 +95,10 @@ def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> di
         ],
         "backends": [_backend(name, servers, health_check, options, standby_hosts) for name, servers in groups.items()],
         "binds": [
-            *(
-                {"name": name, "address": options["bind_address"], "port": ports[name], "stats": False}
-                for name in groups
-            ),
-            {"name": "the statistics page", "address": "127.0.0.1", "port": options["stats_port"], "stats": True},
+            {"name": name, "address": address, "port": port, "variable": variable}
+            for name, address, port, variable in binds
         ],
+        "fleet": _fleet(groups, backends, options) if options["fleet"] else None,
     }
 
 
@@ -114,10 +128,9 @@ def port_conflicts(binds: t.Sequence[Plain], listeners: t.Sequence[Plain], servi
                 continue
             who = f"{other['command'] or 'a program that cannot be seen'} (pid {other['pid']}, user {other['user']}"
             who += f", unit {other['unit']})" if other["unit"] else ")"
-            mend = "load_balancer_stats_port" if bind["stats"] else f"load_balancer_ports: {{{bind['name']}: ...}}"
             found.append(
                 f"port {bind['port']} for {bind['name']}: taken on {other['address']} by {who}; "
-                f"stop it, or choose another port with {mend}"
+                f"stop it, or choose another port with {bind['variable']}"
             )
     return found
 
@@ -214,15 +227,22 @@ def _port_problems(groups: t.Mapping[str, list[Server]], options: Plain) -> list
                 f"load_balancer_ports: {name} has different ports on its hosts ({listed}); "
                 f"say which one the balancer opens, as in load_balancer_ports: {{{name}: {own[0]}}}"
             )
+    found += [
+        f"load_balancer_{page}_port: {options[f'{page}_port']!r} is not a port; give a number from 1 to 65535"
+        for page in ("stats", "fleet", "agent")
+        if not _is_port(options[f"{page}_port"])
+    ]
     if found:
         return found
     users: dict[int, list[str]] = {}
     for name, port in _ports(groups, options).items():
         users.setdefault(port, []).append(f"the frontend {name}")
     users.setdefault(int(options["stats_port"]), []).append("the statistics page (load_balancer_stats_port)")
+    if options["fleet"]:
+        users.setdefault(int(options["fleet_port"]), []).append("the fleet page (load_balancer_fleet_port)")
     return [
         f"load_balancer_ports: port {port} is wanted by {' and '.join(names)}; "
-        "give one of them another port in load_balancer_ports"
+        "give one of them another port in load_balancer_ports, or by the variable named here"
         for port, names in users.items()
         if len(names) > 1
     ]
@@ -237,6 +257,25 @@ def _keep_alive_problems(groups: t.Mapping[str, list[Server]], options: Plain) -
         for servers in groups.values()
         for server in servers
         if server.keep_alive <= client
+    ]
+
+
+def _path_problems(health_check: Plain) -> list[str]:
+    path = str(health_check["path"] or "")
+    others = sorted(set(re.findall(r"[{}][^{}]*}?", path.replace(NAME, ""))))
+    return [
+        f"load_balancer_health_check.path: {path!r} holds {other!r}, but only {NAME} stands for something (the "
+        "instance's name); write other braces as %7B and %7D"
+        for other in others
+    ]
+
+
+def _client_problems(options: Plain) -> list[str]:
+    return [
+        f"load_balancer_fleet_clients[{position}]: {client!r} is neither an address nor a network; "
+        "give one such as 10.0.0.5 or 10.0.0.0/24"
+        for position, client in enumerate(options["fleet_clients"])
+        if not _is_network(client)
     ]
 
 
@@ -263,11 +302,18 @@ def _backend(
         defaults.append(f"slowstart {options['slow_start']}s")
     defaults.append(f"pool-purge-delay {max(1, min(LONGEST_PURGE_DELAY, keep_alive // PURGES_WITHIN_KEEP_ALIVE))}s")
     defaults.append("init-addr libc,last,none")
+    if options["agent"]:
+        # Without agent-addr it is the server's own address, looked up as the server's is. The host's keeper speaks for
+        # all its instances, so it is told which one is meant. One word of it is enough (HAProxy's own 1 of 1).
+        defaults.append(
+            f'agent-check agent-port {int(options["agent_port"])} agent-inter {AGENT_INTERVAL}s '
+            f'agent-send "agent {name}\\n"'
+        )
     return {
         "name": name,
         "keep_alive": keep_alive,
         "standby": options["mode"] == PRIMARY_STANDBY,
-        "check": _check(health_check),
+        "check": _check(health_check, name),
         "check_timeout": health_check["timeout"],
         "server_defaults": " ".join(defaults),
         "servers": [
@@ -281,11 +327,33 @@ def _backend(
     }
 
 
-def _check(health_check: Plain) -> dict[str, str] | None:
+def _check(health_check: Plain, name: str) -> dict[str, str] | None:
     """What an HTTP check asks and expects; nothing for TCP, where a connection is all."""
     if health_check["protocol"] == "TCP":
         return None
-    return {"path": quoted(str(health_check["path"])), "status": status_list(str(health_check["matcher"]))}
+    path = str(health_check["path"]).replace(NAME, name)
+    return {"path": quoted(path), "status": status_list(str(health_check["matcher"]))}
+
+
+def _fleet(groups: t.Mapping[str, list[Server]], backends: t.Sequence[Plain], options: Plain) -> dict[str, t.Any]:
+    """The page that tells keepers how many servers of a backend are left, and who may read it."""
+    known: t.Mapping[str, t.Sequence[str]] = options["addresses"]
+    askers = []
+    for backend in backends:
+        if not backend["instances"]:
+            continue
+        address = str(backend["address"])
+        # HAProxy would refuse a whole configuration for one name in an ACL that it cannot look up.
+        addresses = [address] if _is_ip(address) else sorted(filter(_is_ip, known.get(address, [])))
+        if addresses:
+            askers.append({"name": str(backend["host"]), "addresses": addresses})
+    clients = {*LOOPBACK, *map(str, options["fleet_clients"])}.union(*(asker["addresses"] for asker in askers))
+    return {
+        "bind": _endpoint(options["bind_address"], int(options["fleet_port"])),
+        "clients": sorted(clients),
+        "askers": askers,
+        "backends": [{"name": name, "servers": [server.host for server in groups[name]]} for name in groups],
+    }
 
 
 def _waits(server: Server, standby_hosts: t.Collection[str]) -> bool:
@@ -304,6 +372,14 @@ def _overlap(one: str, other: str) -> bool:
 def _is_ip(address: str) -> bool:
     try:
         ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_network(client: object) -> bool:
+    try:
+        ipaddress.ip_network(str(client), strict=False)
     except ValueError:
         return False
     return True

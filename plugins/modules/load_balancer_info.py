@@ -16,6 +16,8 @@ description:
   - Looks, in one round trip, whether HAProxy is installed, runs and starts at boot, whether SELinux lets it open any
     port, and whether another program has a port that it is to open.
   - So a role can leave out the tasks that have nothing to do.
+  - Where HAProxy runs, it also tells of each server whether it gets requests, and what its health check and its keeper
+    said last.
   - Of a program that has a port it tells id, command name, user and unit, never arguments, which may hold secrets.
 extends_documentation_fragment:
   - steadfast.vllm.attributes.info
@@ -38,10 +40,19 @@ options:
         description: The port.
         type: int
         required: true
-      stats:
-        description: Whether it is the statistics page.
-        type: bool
-        default: false
+      variable:
+        description: What sets the port, for the message if it is taken.
+        type: str
+        default: load_balancer_ports
+  names:
+    description: Host names to look up on this host, as P(steadfast.vllm.balancer#filter) returns them.
+    type: list
+    elements: str
+    default: []
+  socket:
+    description: HAProxy's runtime API. Without one that answers nothing is told of the servers.
+    type: path
+    default: /run/haproxy/admin.sock
   service:
     description: The unit that may have the ports.
     type: str
@@ -58,6 +69,17 @@ EXAMPLES = r"""
     binds:
       - {name: qwen3vl, port: 8000}
     fail: true
+
+- name: Look who gets requests
+  steadfast.vllm.load_balancer_info:
+  register: balancer
+
+- name: Wait until all servers do
+  steadfast.vllm.load_balancer_info:
+  register: balancer
+  until: balancer.servers | length > 0 and balancer.servers | rejectattr('serving') | length == 0
+  retries: 30
+  delay: 2
 """
 
 RETURN = r"""
@@ -81,6 +103,78 @@ selinux_closed:
   returned: success
   type: bool
   sample: false
+addresses:
+  description: For each of O(names) that is known here its addresses, sorted.
+  returned: success
+  type: dict
+  sample: {gpu1.example.com: [10.0.0.11]}
+servers:
+  description: Each server, nothing where HAProxy does not run.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    backend:
+      description: The instance.
+      type: str
+      sample: qwen3vl
+    name:
+      description: The host.
+      type: str
+      sample: gpu1
+    address:
+      description: Where requests go.
+      type: str
+      sample: 10.0.0.11:8000
+    status:
+      description: HAProxy's own word, V(UP), V(DOWN), V(DOWN (agent\)), V(DRAIN), V(MAINT), V(UP 1/2), ...
+      type: str
+      sample: DOWN (agent)
+    serving:
+      description: Whether it gets requests, or would as a standby.
+      type: bool
+      sample: false
+    weight:
+      description: Its share; V(0) when its keeper drains it.
+      type: int
+      sample: 1
+    standby:
+      description: Whether it is a standby.
+      type: bool
+      sample: false
+    requests:
+      description: Requests that it is busy with.
+      type: int
+      sample: 2
+    check_status:
+      description: The last health check, in HAProxy's short form.
+      type: str
+      sample: L7OK
+    check_code:
+      description: The HTTP status that it got.
+      type: str
+      sample: "200"
+    agent:
+      description:
+        - What its keeper said last, V(up), V(draining) or V(down).
+        - V(silent) if it does not answer, V(unclear) if it was not understood, V(unknown) before the first answer, and
+          V(none) if it is not asked.
+      type: str
+      sample: down
+    agent_status:
+      description: The last agent check, in HAProxy's short form.
+      type: str
+      sample: L7STS
+    agent_says:
+      description: The keeper's reason, or why there was no answer.
+      type: str
+      sample: "via agent : down (hung)"
+notices:
+  description: A line for each server that is out only because a keeper no longer speaks, and for each answer that is none.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 conflicts:
   description: A line for each port that another program has.
   returned: always
@@ -93,11 +187,12 @@ conflicts:
 
 import os
 import shutil
+import socket
 import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.steadfast.vllm.plugins.module_utils import _balancer, _sockets
+from ansible_collections.steadfast.vllm.plugins.module_utils import _balancer, _balancer_state, _sockets
 
 # Of sudo's and Ansible's PATH some leave out sbin.
 PROGRAMS = os.pathsep.join(["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"])
@@ -120,16 +215,45 @@ def selinux_closed(boolean: Path = SELINUX_BOOLEAN) -> bool:
         return False
 
 
+def addresses(names: t.Iterable[str]) -> dict[str, list[str]]:
+    """Each name's addresses, sorted, as a name server likes to turn them around; unknown names are left out."""
+    found = {}
+    for name in names:
+        try:
+            # Each entry ends with (address, port, ...).
+            found[name] = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(name, None)})
+        except (OSError, UnicodeError):
+            continue
+    return found
+
+
+def statistics(path: str) -> str:
+    """`show stat` of the HAProxy behind the socket; nothing if there is none."""
+    answer = b""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(path)
+            connection.sendall(b"show stat\n")
+            while chunk := connection.recv(65536):
+                answer += chunk
+    except OSError:
+        return ""
+    return answer.decode(errors="replace")
+
+
 def main() -> None:
     bind: dict[str, t.Any] = {
         "name": {"type": "str", "required": True},
         "address": {"type": "str", "default": "*"},
         "port": {"type": "int", "required": True},
-        "stats": {"type": "bool", "default": False},
+        "variable": {"type": "str", "default": "load_balancer_ports"},
     }
     module = AnsibleModule(
         argument_spec={
             "binds": {"type": "list", "elements": "dict", "default": [], "options": bind},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
             "service": {"type": "str", "default": "haproxy.service"},
             "fail": {"type": "bool", "default": False},
         },
@@ -147,8 +271,12 @@ def main() -> None:
     except OSError:
         # Without systemd nothing is known to run; the task that starts it will say what is missing.
         shown = ""
+    servers = _balancer_state.servers(statistics(module.params["socket"]))
     module.exit_json(
         changed=False,
+        addresses=addresses(module.params["names"]),
+        servers=servers,
+        notices=_balancer_state.notices(servers),
         installed=shutil.which("haproxy", path=PROGRAMS) is not None,
         selinux_closed=selinux_closed(),
         conflicts=conflicts,
