@@ -122,7 +122,7 @@ def decide(history: Sequence[Repair], settings: Settings, facts: Facts) -> Step:
         return Step(NONE, "the host is about to reboot", going)
     if facts.parked or (facts.gate.action == d.PARK and facts.gate.cause != SPENT):
         return Step(PARK, facts.gate.reason)
-    if facts.calls_for == IGNORE:
+    if facts.calls_for == IGNORE and facts.gate.action == d.GO and not facts.failures:
         return Step(NONE, "the fault calls for nothing")
     return _climb(history, settings, facts, FLOORS.get(facts.calls_for, RESTART))
 
