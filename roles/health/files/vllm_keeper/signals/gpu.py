@@ -110,13 +110,14 @@ class Gpu:
     temperature: int | None = None
     utilisation: int | None = None
     mig: bool = False
+    all_processes: bool = True  # False: looked at from inside a container, where NVML shows some or none
     notes: tuple[str, ...] = ()  # single readings that failed
     error: str = ""  # gpu_is_lost, reset_required, or in NVML's words why it could not be asked
 
     @property
     def unattributed(self) -> int | None:
         """Bytes in use that no living process accounts for."""
-        if self.memory is None or self.memory.reserved is None or self.processes is None:
+        if self.memory is None or self.memory.reserved is None or self.processes is None or not self.all_processes:
             return None
         known = [process.used for process in self.processes if process.alive]
         held = [used for used in known if used is not None]
@@ -184,6 +185,7 @@ def _gpu(row: dict[str, Any]) -> Gpu | None:
         temperature=_number(row.get("temperature")),
         utilisation=_number(row.get("utilisation")),
         mig=_flag(row.get("mig")) or False,
+        all_processes=_flag(row.get("all_processes")) is not False,
         notes=_words(row.get("notes")),
         error=str(row.get("error", ""))[:200],
     )
@@ -281,7 +283,9 @@ def faults(
     found: list[GpuFault] = []
     old = {gpu.uuid: gpu for gpu in before}
     for gpu in readings.gpus:
-        found += _faults_of(gpu, old.pop(gpu.uuid, None), settings, table)
+        # A lost GPU may not even tell its UUID, but it keeps its number until the driver is loaded anew.
+        uuid = gpu.uuid or next((one.uuid for one in before if one.index == gpu.index), "")
+        found += _faults_of(replace(gpu, uuid=uuid), old.pop(uuid, None), settings, table)
     for gpu in old.values():
         evidence = f"GPU {gpu.index} ({gpu.name}, {gpu.slot}) was there and is not listed any more"
         evidence += f": {readings.detail}" if readings.detail else ""

@@ -75,8 +75,10 @@ def load(library: str) -> Any:
 class Library:
     """NVML, initialised."""
 
-    def __init__(self, nvml: Any, proc: Path = Path("/proc")) -> None:
+    def __init__(self, nvml: Any, proc: Path = Path("/proc"), here: bool | None = None) -> None:
         self.nvml, self.proc = nvml, proc
+        # Whether NVML's pids are those of /proc. In a container they are the host's, or none are shown.
+        self.here = self._in_first_namespace() if here is None else here
         self._notes: list[str] = []  # of the GPU that is being asked
         try:
             nvml.nvmlInit()
@@ -109,6 +111,7 @@ class Library:
             row["bus"] = self._ask(lambda: _text(nvml.nvmlDeviceGetPciInfo(handle).busId)) or ""
             row["memory"] = self._memory(handle)
             row["processes"] = self._processes(handle)
+            row["all_processes"] = self.here
             ecc = nvml.nvmlDeviceGetTotalEccErrors
             row["ecc_volatile"] = self._ask(lambda: int(ecc(handle, UNCORRECTED, VOLATILE)))
             row["ecc_aggregate"] = self._ask(lambda: int(ecc(handle, UNCORRECTED, AGGREGATE)))
@@ -173,11 +176,11 @@ class Library:
             before = held.get(pid)
             # A process that does both is in both lists with the same memory.
             held[pid] = before if used is None else max(int(used), before or 0)
-        here = self._in_first_namespace()
-        return [{"pid": pid, "used": used, "alive": not here or self._alive(pid)} for pid, used in sorted(held.items())]
+        return [
+            {"pid": pid, "used": used, "alive": not self.here or self._alive(pid)} for pid, used in sorted(held.items())
+        ]
 
     def _in_first_namespace(self) -> bool:
-        # Elsewhere NVML's pids are the host's, and /proc knows nothing of them.
         try:
             return str((self.proc / "self/ns/pid").readlink()) == FIRST_PID_NAMESPACE
         except OSError:
@@ -222,7 +225,8 @@ def main(arguments: list[str]) -> int:
     nvml: Library | None = None
     for _line in sys.stdin:
         try:
-            nvml = nvml or Library(load(library))
+            # What stands in for NVML names processes of wherever it is rehearsed.
+            nvml = nvml or Library(load(library), here=True if library else None)
             answer = nvml.look()
         except Gone as error:
             state = "absent" if error.missing else "broken"

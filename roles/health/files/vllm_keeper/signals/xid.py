@@ -29,7 +29,7 @@ LONGEST = 4096  # no line of the driver is longer; what is comes from somewhere 
 LINE = re.compile(r"(?:NVRM:\s*|nvidia-nvswitch\d*:\s*)(?P<kind>S?Xid)\s*\((?P<where>[^()]*)\):\s*(?P<code>\d{1,6}),")
 MARK = re.compile(r"(?:NVRM:\s*Xid|nvidia-nvswitch\d*:\s*SXid)\b")
 SLOT = re.compile(
-    r"(?<![0-9a-f:])(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<device>[0-9a-f]{2})(?:\.[0-7])?(?![0-9a-f:])",
+    r"(?<![0-9a-f])(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<device>[0-9a-f]{2})(?:\.[0-7])?(?![0-9a-f])",
     re.IGNORECASE,
 )
 PID = re.compile(r"\bpid='?(\d{1,10})\b")
