@@ -210,6 +210,7 @@ class Handler(BaseHTTPRequestHandler):
         if pictures:
             self.server.metrics.seen(pictures)
         pending = engine.submit(prompt, tokens, priority)
+        self.looked = pending.at
         try:
             if asked.get("stream"):
                 self._stream(pending)
@@ -221,13 +222,16 @@ class Handler(BaseHTTPRequestHandler):
     def _next(self, pending: Pending) -> str | None:
         """None for a token, else why it ended. Raises Gone, or Refusal once the engine is dead."""
         while True:
-            try:
-                told = pending.told.get(timeout=LOOK)
-            except queue.Empty:
+            now = time.monotonic()
+            if now - self.looked >= LOOK:
+                self.looked = now
                 look = select.poll()
                 look.register(self.connection, select.POLLRDHUP)
                 if look.poll(0):
-                    raise Gone from None
+                    raise Gone
+            try:
+                told = pending.told.get(timeout=LOOK)
+            except queue.Empty:
                 continue
             if told == "dead":
                 raise Refusal(
