@@ -82,21 +82,20 @@ def view(backends: t.Sequence[Plain], health_check: Plain, options: Plain) -> di
         raise BalancerError(problems)
     standby_hosts = set(options["standby"])
     ports = _ports(groups, options)
-    binds = [(name, options["bind_address"], ports[name], f"load_balancer_ports: {{{name}: ...}}") for name in groups]
+    address = options["bind_address"]
+    binds = [(name, address, ports[name], f"load_balancer_ports: {{{name}: ...}}") for name in groups]
     binds.append(("the statistics page", "127.0.0.1", options["stats_port"], "load_balancer_stats_port"))
     if options["fleet"]:
-        binds.append(("the fleet page", options["bind_address"], int(options["fleet_port"]), "load_balancer_fleet_port"))
+        binds.append(("the fleet page", address, int(options["fleet_port"]), "load_balancer_fleet_port"))
     return {
         "names": sorted(
             {server.address for servers in groups.values() for server in servers if not _is_ip(server.address)}
         ),
-        "frontends": [
-            {"name": name, "bind": _endpoint(options["bind_address"], ports[name]), "backend": name} for name in groups
-        ],
+        "frontends": [{"name": name, "bind": _endpoint(address, ports[name]), "backend": name} for name in groups],
         "backends": [_backend(name, servers, health_check, options, standby_hosts) for name, servers in groups.items()],
         "binds": [
-            {"name": name, "address": address, "port": port, "variable": variable}
-            for name, address, port, variable in binds
+            {"name": name, "address": bound, "port": port, "variable": variable}
+            for name, bound, port, variable in binds
         ],
         "fleet": _fleet(groups, backends, options) if options["fleet"] else None,
     }
@@ -306,7 +305,7 @@ def _backend(
         # Without agent-addr it is the server's own address, looked up as the server's is. The host's keeper speaks for
         # all its instances, so it is told which one is meant. One word of it is enough (HAProxy's own 1 of 1).
         defaults.append(
-            f'agent-check agent-port {int(options["agent_port"])} agent-inter {AGENT_INTERVAL}s '
+            f"agent-check agent-port {int(options['agent_port'])} agent-inter {AGENT_INTERVAL}s "
             f'agent-send "agent {name}\\n"'
         )
     return {

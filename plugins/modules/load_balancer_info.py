@@ -170,7 +170,7 @@ servers:
       type: str
       sample: "via agent : down (hung)"
 notices:
-  description: A line for each server that is out only because a keeper no longer speaks, and for each answer that is none.
+  description: A line for each server that is out as its keeper no longer speaks, and for each answer that is none.
   returned: success
   type: list
   elements: str

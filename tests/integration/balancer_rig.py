@@ -14,6 +14,7 @@ import http.client
 import io
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import jinja2
 import yaml
+from ansible_collections.steadfast.vllm.plugins.module_utils import _balancer_state
 from ansible_collections.steadfast.vllm.plugins.module_utils._balancer import view
 
 ROLE = Path(__file__).parents[2] / "roles" / "load_balancer"
@@ -78,6 +80,12 @@ def options(**changes: t.Any) -> dict[str, t.Any]:
         "stats_port": 8404,
         "slow_start": 0,
         "keep_alive": 60,
+        "agent": False,
+        "agent_port": 9410,
+        "fleet": False,
+        "fleet_port": 9411,
+        "fleet_clients": [],
+        "addresses": {},
         **changes,
     }
 
@@ -109,15 +117,16 @@ class Answers(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, name: str, port: int = 0, keep_alive: float = 75.0) -> None:
+    def __init__(self, name: str, port: int = 0, keep_alive: float = 75.0, address: str = "127.0.0.1") -> None:
         self.name = name
+        self.address = address
         self.keep_alive = keep_alive
         self.health = 200
         self.served: Counter[str] = Counter()
         self.hung_up_first = 0
         self.given_up = threading.Event()
         self.connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__((address, port), Handler)
         self.port = int(self.server_address[1])
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
@@ -207,6 +216,47 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
+class Keeper(socketserver.ThreadingTCPServer):
+    """A stand-in for the keeper's port, on its agent-check's side: it answers `says`, and None is silence."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, says: str | None, port: int = 0, address: str = "127.0.0.1") -> None:
+        self.says = says
+        self.asked: Counter[str] = Counter()
+        super().__init__((address, port), Question)
+        self.port = int(self.server_address[1])
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def say(self, words: str | None) -> None:
+        """From now on; returns when the balancer has heard it, or waits for an answer in vain."""
+        self.says = words
+        already = self.asked.total()
+        wait_for(lambda: self.asked.total() > already, 5, "the balancer asks the keeper")
+
+    def die(self) -> None:
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+
+class Question(socketserver.StreamRequestHandler):
+    server: Keeper
+
+    def handle(self) -> None:
+        words = self.server.says
+        asked = self.rfile.readline().decode()
+        if words is None:
+            self.server.asked[asked] += 1
+            self.connection.settimeout(10)
+            self.connection.recv(1)
+            return
+        self.wfile.write(f"{words}\n".encode())
+        self.server.asked[asked] += 1
+
+
 class Balancer:
     """HAProxy in master-worker mode, as its systemd unit runs it, and reloaded as the role's drop-in does it."""
 
@@ -261,7 +311,7 @@ class Balancer:
     def reload(self, configuration: str | None = None, patience: int = 20) -> subprocess.CompletedProcess[str]:
         if configuration is not None:
             self.config.write_text(configuration)
-        saved = self.state_command("save")
+        saved = self.state_command("save", str(self.config))
         assert saved.returncode == 0, saved.stderr
         self.process.send_signal(signal.SIGUSR2)
         return self.state_command("confirm", str(patience))
@@ -274,6 +324,13 @@ class Balancer:
             text = connection.getresponse().read().decode()
         rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
         return {row["svname"]: row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")}
+
+    def told(self, server: str) -> dict[str, t.Any]:
+        """What the module load_balancer_info tells of a server."""
+        return {each["name"]: each for each in _balancer_state.servers(self.api("show stat"))}[server]
+
+    def notices(self) -> list[str]:
+        return _balancer_state.notices(_balancer_state.servers(self.api("show stat")))
 
     def state_of(self, server: str) -> str:
         return self.stats()[server]["status"]
@@ -304,14 +361,20 @@ class Rig:
         self.folder = folder
         self.port = free_port()
         self.stats_port = free_port()
+        self.fleet_port = free_port()
         self.servers: dict[str, Answers] = {}
         self._ends: list[t.Callable[[], None]] = []
 
-    def server(self, name: str, port: int = 0, keep_alive: float = 75.0) -> Answers:
-        server = Answers(name, port, keep_alive)
+    def server(self, name: str, port: int = 0, keep_alive: float = 75.0, address: str = "127.0.0.1") -> Answers:
+        server = Answers(name, port, keep_alive, address)
         self.servers[name] = server
         self._ends.append(server.die)
         return server
+
+    def keeper(self, says: str | None, port: int = 0, address: str = "127.0.0.1") -> Keeper:
+        keeper = Keeper(says, port, address)
+        self._ends.append(keeper.die)
+        return keeper
 
     def configuration(
         self,
@@ -323,12 +386,14 @@ class Rig:
         backends = [
             {
                 "host": name,
-                "address": "127.0.0.1",
+                "address": server.address,
                 "instances": [instance(server.port, timeouts={"keep_alive": server_keep_alive})],
             }
             for name, server in self.servers.items()
         ]
-        chosen = options(ports={"qwen3vl": self.port}, stats_port=self.stats_port, **changes)
+        chosen = options(
+            ports={"qwen3vl": self.port}, stats_port=self.stats_port, fleet_port=self.fleet_port, **changes
+        )
         seen = view(backends, {**QUICK_CHECK, **(health_check or {})}, chosen)
         printed = {
             "load_balancer_stats_port": self.stats_port,

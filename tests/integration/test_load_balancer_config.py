@@ -37,7 +37,15 @@ HOSTS = [
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"slow_start": 30}, {"bind_address": "::"}, {"mode": "primary_standby", "standby": ["gpu2.example.org"]}],
+    [
+        {},
+        {"slow_start": 30},
+        {"bind_address": "::"},
+        {"mode": "primary_standby", "standby": ["gpu2.example.org"]},
+        {"agent": True},
+        {"fleet": True, "fleet_clients": ["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]},
+        {"agent": True, "fleet": True, "bind_address": "::"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize(
@@ -48,6 +56,7 @@ HOSTS = [
         {"path": '/it\'s?a=%20b&c="d"#$HOME\\'},
         {"protocol": "HTTPS", "port": 9443},
         {"protocol": "TCP"},
+        {"path": "/ready/{name}", "port": 9410},
     ],
     ids=str,
 )
@@ -67,8 +76,16 @@ def test_haproxy_takes_it_with_parts_left_out(tmp_path: Path, variable: str) -> 
 def test_a_name_that_is_not_known_yet_does_not_stop_the_others(tmp_path: Path) -> None:
     hosts = [*HOSTS, {"host": "gpu3", "address": "gpu3.invalid", "instances": [instance(8000)]}]
     assert "could not resolve address 'gpu3.invalid'" in checked(
-        render(view(hosts, complete(), options()), tmp_path), tmp_path
+        render(view(hosts, complete(), options(agent=True, fleet=True)), tmp_path), tmp_path
     )
+
+
+def test_a_hundred_hosts_and_what_may_ask_for_them_are_taken(tmp_path: Path) -> None:
+    hosts = [
+        {"host": f"gpu{number}", "address": f"10.0.0.{number}", "instances": [instance(8000)]}
+        for number in range(1, 101)
+    ]
+    assert checked(render(view(hosts, complete(), options(agent=True, fleet=True)), tmp_path), tmp_path) == ""
 
 
 def test_the_roles_options_are_described_and_defaulted_alike() -> None:

@@ -38,6 +38,12 @@ def options(**changes: t.Any) -> Made:
         "stats_port": 8404,
         "slow_start": 30,
         "keep_alive": 60,
+        "agent": True,
+        "agent_port": 9410,
+        "fleet": True,
+        "fleet_port": 9411,
+        "fleet_clients": [],
+        "addresses": {},
         **changes,
     }
 
@@ -69,6 +75,7 @@ def test_the_guides_instance_on_two_hosts() -> None:
     assert [(bind["name"], bind["port"]) for bind in seen["binds"]] == [
         ("qwen3vl", 8000),
         ("the statistics page", 8404),
+        ("the fleet page", 9411),
     ]
 
 
@@ -86,8 +93,68 @@ def test_the_health_check_becomes_server_words(health_check: Made, words: str) -
 
 
 def test_no_words_for_what_is_not_wanted() -> None:
-    words = defaults_of({}, slow_start=0)
-    assert not any(unwanted in words for unwanted in ("slowstart", "port ", "ssl"))
+    words = defaults_of({}, slow_start=0, agent=False)
+    assert not any(unwanted in words for unwanted in ("slowstart", "port ", "ssl", "agent"))
+
+
+def test_each_servers_keeper_is_asked_for_the_backends_instance() -> None:
+    hosts = [host("gpu1", instance("chat"), instance("embed", 8001))]
+    seen = view(hosts, complete(), options(agent_port="9500"))
+    for backend in seen["backends"]:
+        words = f'agent-check agent-port 9500 agent-inter 1s agent-send "agent {backend["name"]}\\n"'
+        assert backend["server_defaults"].endswith(words)
+
+
+def test_the_check_asks_for_the_instance_by_name_where_its_path_says_so() -> None:
+    hosts = [host("gpu1", instance("chat"), instance("embed", 8001))]
+    seen = view(hosts, complete({"path": "/ready/{name}", "port": 9410}), options())
+    assert [backend["check"]["path"] for backend in seen["backends"]] == ["/ready/chat", "/ready/embed"]
+    assert all(" port 9410 " in backend["server_defaults"] for backend in seen["backends"])
+
+
+@pytest.mark.parametrize(
+    ("path", "held"),
+    [
+        ("/ready/{nam}", ["'{nam}'"]),
+        ("/{name}/{x}/{y}", ["'{x}'", "'{y}'"]),
+        ("/a}", ["'}'"]),
+        ("/ready/{name", ["'{name'"]),
+    ],
+)
+def test_braces_in_the_path_mean_the_name_or_nothing(path: str, held: list[str]) -> None:
+    with pytest.raises(BalancerError) as caught:
+        view(TWO, complete({"path": path}), options())
+    assert len(caught.value.problems) == len(held)
+    for line, part in zip(caught.value.problems, held):
+        assert line.startswith(f"load_balancer_health_check.path: {path!r} holds {part}, but only {{name}} ")
+
+
+def test_the_fleet_page_knows_the_servers_and_who_asks() -> None:
+    hosts = [
+        host("gpu1", instance("chat"), instance("embed", 8001), address="10.0.0.1"),
+        host("gpu2", instance("chat"), address="gpu2.example.org"),
+        host("gpu3", instance("chat"), address="unknown.example.org"),
+    ]
+    known = {"gpu2.example.org": ["2001:db8::2", "10.0.0.2"]}
+    fleet = view(hosts, complete(), options(addresses=known, fleet_clients=["192.0.2.0/24"]))["fleet"]
+    assert fleet == {
+        "bind": "*:9411",
+        "clients": ["10.0.0.1", "10.0.0.2", "127.0.0.1", "192.0.2.0/24", "2001:db8::2", "::1"],
+        "askers": [
+            {"name": "gpu1", "addresses": ["10.0.0.1"]},
+            {"name": "gpu2", "addresses": ["10.0.0.2", "2001:db8::2"]},
+        ],
+        "backends": [
+            {"name": "chat", "servers": ["gpu1", "gpu2", "gpu3"]},
+            {"name": "embed", "servers": ["gpu1"]},
+        ],
+    }
+
+
+def test_without_the_fleet_page_its_port_is_free() -> None:
+    seen = view(TWO, complete(), options(fleet=False, ports={"qwen3vl": 9411}))
+    assert seen["fleet"] is None
+    assert [bind["port"] for bind in seen["binds"]] == [9411, 8404]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +221,18 @@ def test_standby_servers_are_backups(second: Made, changes: Made) -> None:
         (TWO, {"ports": {"qwen3vl": 70000}}, ["70000 is not a port"]),
         (TWO, {"ports": {"qwen3vl": True}}, ["True is not a port"]),
         (TWO, {"ports": {"qwen3vl": 8404}}, ["port 8404 is wanted by the frontend qwen3vl and the statistics page"]),
+        (TWO, {"ports": {"qwen3vl": 9411}}, ["the frontend qwen3vl and the fleet page (load_balancer_fleet_port)"]),
+        (TWO, {"fleet_port": 8404}, ["statistics page (load_balancer_stats_port) and the fleet page"]),
+        (TWO, {"fleet_port": 0}, ["load_balancer_fleet_port: 0 is not a port"]),
+        (TWO, {"agent_port": "keeper"}, ["load_balancer_agent_port: 'keeper' is not a port"]),
+        (
+            TWO,
+            {"fleet_clients": ["10.0.0.0/8", "gpu1", "10.0.0.0/33"]},
+            [
+                "load_balancer_fleet_clients[1]: 'gpu1' is neither an address nor a network",
+                "load_balancer_fleet_clients[2]: '10.0.0.0/33' is neither",
+            ],
+        ),
         (
             [host("gpu1", instance("a"), instance("b", 8001))],
             {"ports": {"b": 8000}},
@@ -184,7 +263,7 @@ def test_a_host_may_balance_itself_over_loopback() -> None:
 
 
 LISTENER = {"port": 8000, "address": "0.0.0.0", "pid": 812, "command": "nginx", "user": "root", "unit": "nginx.service"}
-BIND = {"name": "qwen3vl", "address": "*", "port": 8000, "stats": False}
+BIND = {"name": "qwen3vl", "address": "*", "port": 8000, "variable": "load_balancer_ports: {qwen3vl: ...}"}
 
 
 @pytest.mark.parametrize(
@@ -210,8 +289,20 @@ def test_the_owner_of_a_port_is_named_and_the_right_variable() -> None:
     (line,) = port_conflicts([BIND], [LISTENER], "haproxy.service")
     assert "nginx (pid 812, user root, unit nginx.service)" in line
     assert "load_balancer_ports: {qwen3vl: ...}" in line
-    (line,) = port_conflicts([{**BIND, "stats": True}], [LISTENER], "haproxy.service")
-    assert "load_balancer_stats_port" in line
+
+
+def test_every_bind_names_the_variable_that_moves_it() -> None:
+    binds = view(TWO, complete(), options())["binds"]
+    lines = [
+        line
+        for bind in binds
+        for line in port_conflicts([bind], [{**LISTENER, "port": bind["port"]}], "haproxy.service")
+    ]
+    assert [line.rpartition(" with ")[2] for line in lines] == [
+        "load_balancer_ports: {qwen3vl: ...}",
+        "load_balancer_stats_port",
+        "load_balancer_fleet_port",
+    ]
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=1))

@@ -5,10 +5,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
-from ansible_collections.steadfast.vllm.plugins.modules.load_balancer_info import selinux_closed, unit_state
+from ansible_collections.steadfast.vllm.plugins.modules.load_balancer_info import (
+    addresses,
+    selinux_closed,
+    statistics,
+    unit_state,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +38,46 @@ def test_selinux_is_closed_only_where_its_boolean_says_so(tmp_path: Path, text: 
     if text is not None:
         boolean.write_text(text)
     assert selinux_closed(boolean) is closed
+
+
+def test_addresses_are_sorted_and_unknown_names_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(name: str, _port: None) -> list[tuple[object, ...]]:
+        if name == "gone":
+            raise socket.gaierror("unknown")
+        found = ["10.0.0.2", "10.0.0.1", "10.0.0.2"]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert addresses(["gpu1", "gone"]) == {"gpu1": ["10.0.0.1", "10.0.0.2"]}
+
+
+def test_a_name_that_cannot_be_one_is_unknown() -> None:
+    assert addresses(["a" * 64 + ".invalid"]) == {}
+
+
+def test_statistics_are_read_to_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    long = "x" * 200_000
+    asked = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(100))
+                connection.sendall(long.encode())
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        assert statistics(str(path)) == long
+        thread.join(5)
+    assert asked == [b"show stat\n"]
+
+
+def test_without_a_running_haproxy_there_are_no_statistics(tmp_path: Path) -> None:
+    assert statistics(str(tmp_path / "none.sock")) == ""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left.sock"))  # as a killed HAProxy leaves it
+    assert statistics(str(tmp_path / "left.sock")) == ""

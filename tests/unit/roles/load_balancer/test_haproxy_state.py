@@ -36,6 +36,24 @@ def load() -> types.ModuleType:
 state = load()
 
 
+# As HAProxy 2.6 and 3.0 print it.
+TITLES = (
+    "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight"
+    " srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state"
+    " bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr"
+    " srv_agent_addr srv_agent_port"
+)
+
+
+def line(name: str = "gpu1", uweight: int = 0, agent: int = 22, port: int = 8000, *settings: str) -> str:
+    ports = " ".join(settings or ("9410", "10.0.0.9", "10.0.0.1", "9410"))
+    return f"4 qwen3vl 1 {name} 10.0.0.1 2 1 {uweight} 1 7 15 0 4 7 {agent} 0 0 - {port} - 0 {ports}"
+
+
+STATE = f"1\n# {TITLES}\n{line()}\n\n"
+NOTHING = ("0", "-", "-", "0")
+
+
 class Api:
     """A runtime API whose process number the test can change."""
 
@@ -54,9 +72,7 @@ class Api:
                 return
             with connection:
                 command = connection.recv(100).decode().strip()
-                answer = {"show info": f"Name: HAProxy\nPid: {self.pid}\n", "show servers state": "1\n# state\n"}[
-                    command
-                ]
+                answer = {"show info": f"Name: HAProxy\nPid: {self.pid}\n", "show servers state": STATE}[command]
                 connection.sendall(answer.encode())
 
 
@@ -68,14 +84,65 @@ def api(tmp_path: Path) -> t.Iterator[Api]:
 
 
 def run(verb: str, folder: Path, *more: str) -> int:
+    if verb == "save":
+        config = folder / "haproxy.cfg"
+        config.write_text("backend qwen3vl\n    default-server agent-check\n    server gpu1 10.0.0.1:8001\n")
+        more = (str(config),)
     return int(state.main([verb, str(folder / "admin.sock"), str(folder / "server-state"), *more]))
 
 
 def test_the_state_is_saved_whole_with_the_process_in_charge(api: Api, tmp_path: Path) -> None:
     assert run("save", tmp_path) == 0
-    assert (tmp_path / "server-state").read_text() == "1\n# state\n"
+    # The port is the new configuration's.
+    assert (tmp_path / "server-state").read_text() == f"1\n# {TITLES}\n{line('gpu1', 0, 22, 8001, *NOTHING)}\n\n"
     assert (tmp_path / "server-state.pid").read_text() == "100"
-    assert sorted(os.listdir(tmp_path)) == ["admin.sock", "server-state", "server-state.pid"]
+    assert sorted(os.listdir(tmp_path)) == ["admin.sock", "haproxy.cfg", "server-state", "server-state.pid"]
+
+
+CONFIG = """
+frontend chat
+    bind *:80
+backend chat
+    default-server check inter 5s agent-check agent-port 9410
+    server gpu1 10.0.0.1:8000
+    server gpu2 [2001:db8::2]:8001 backup
+backend embed
+    default-server check inter 5s
+    server gpu1 gpu1.example.org:9000
+"""
+
+
+def test_what_the_new_configuration_says_is_read_by_backend_and_server() -> None:
+    assert state.configured(CONFIG) == {
+        ("chat", "gpu1"): ("8000", True),
+        ("chat", "gpu2"): ("8001", True),
+        ("embed", "gpu1"): ("9000", False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "agent", "after"),
+    [
+        (line(), True, line("gpu1", 0, 22, 8001, *NOTHING)),
+        # An agent's weight goes with the agent, one that a person gave does not.
+        (line(), False, line("gpu1", 1, 22, 8001, *NOTHING)),
+        (line(agent=0), False, line("gpu1", 0, 0, 8001, *NOTHING)),
+        # Not of the configuration: HAProxy leaves it out itself.
+        (line("gone"), True, line("gone", 0, 22, 8000, *NOTHING)),
+        ("no line of the state", True, "no line of the state"),
+    ],
+)
+def test_the_state_says_nothing_that_the_configuration_decides(before: str, agent: bool, after: str) -> None:
+    servers = {("qwen3vl", "gpu1"): state.Configured("8001", agent)}
+    assert state.fitted(f"1\n# {TITLES}\n{before}\n", servers) == f"1\n# {TITLES}\n{after}\n"
+
+
+def test_a_state_without_the_newer_fields_is_taken() -> None:
+    old = " ".join(TITLES.split()[:20])
+    short = " ".join(line().split()[:20])
+    expected = " ".join(line("gpu1", 0, 22, 8001).split()[:20])
+    servers = {("qwen3vl", "gpu1"): state.Configured("8001", True)}
+    assert state.fitted(f"1\n# {old}\n{short}\n", servers) == f"1\n# {old}\n{expected}\n"
 
 
 def test_a_reload_is_confirmed_by_another_process(api: Api, tmp_path: Path) -> None:
@@ -118,7 +185,7 @@ def test_localhost_is_known_and_nonsense_is_not() -> None:
     assert not state.known("a" * 64 + ".invalid")
 
 
-@pytest.mark.parametrize("arguments", [[], ["save"], ["unknown", "a", "b"], ["resolve"]])
+@pytest.mark.parametrize("arguments", [[], ["save"], ["save", "a", "b"], ["unknown", "a", "b"], ["resolve"]])
 def test_wrong_use_explains_itself(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert state.main(arguments) == 2
     assert "save SOCKET FILE" in capsys.readouterr().err
