@@ -18,8 +18,9 @@ from vllm_keeper import __version__, accounts, config, context, exits, managers
 from vllm_keeper import state as st
 from vllm_keeper.log import Log
 from vllm_keeper.logfile import LogFile
-from vllm_keeper.verbs import check, ending, gate, operate, ready, status
+from vllm_keeper.verbs import check, drain, ending, explain, gate, operate, ready, status
 from vllm_keeper.verbs import run as running
+from vllm_keeper.watch import daemon
 
 # Run by the service unit: their own trouble must never keep a server from starting or stopping.
 HOOKS = ("gate", "wait-ready", "stopping", "stopped")
@@ -74,10 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("--delay", type=_seconds, help="seconds between tries")
     checking.add_argument("--timeout", type=_seconds, help="seconds for one try")
     checking.add_argument("--quiet", action="store_true", help="print only what is not in order")
+    watching = verbs.add_parser("watch", help="stay, look every second and repair (vllm-keeper.service)")
+    watching.add_argument("--listen", type=_address, metavar="ADDRESS:PORT", help="for /ready, /metrics and the agent")
     showing = verb("status", "say what is known of each instance", many=True)
     showing.add_argument("--json", action="store_true", help="as JSON")
     for name, text in (("start", "start it and wait until it answers"), ("restart", "drain, stop and start it again")):
         verb(name, text).add_argument("--no-wait", action="store_true", help="order it, do not wait")
+    draining = verb("drain", "no more requests to it: balancers are told; waits until those that it has are answered")
+    draining.add_argument("--no-wait", action="store_true", help="tell the balancers, do not wait")
+    draining.add_argument("--within", type=_seconds, help="seconds to wait; drain_timeout when not given")
+    draining.add_argument("--reason", default="", help="shown in status")
+    explaining = verb("explain", "the evidence behind the last decisions about it")
+    explaining.add_argument("--json", action="store_true", help="as JSON")
+    explaining.add_argument("-n", "--count", type=_count, default=explain.FEW, help="decisions to show")
     verb("stop", "drain and stop it; it stays stopped until it is started or the host boots")
     verb("kill", "end all its processes at once, without draining; it stays stopped")
     parking = verb("park", "do not start or repair it until it is resumed")
@@ -133,6 +143,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _address(text: str) -> tuple[str, int]:
+    host, _separator, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r}: write ADDRESS:PORT, such as 0.0.0.0:9410 or [::]:9410")
+    return host.strip("[]"), int(port)
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 3600:
@@ -184,6 +201,8 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
         return _each(options, log, runner)
     if options.verb in ("retire", "forget"):
         return _leave(options, log, runner)
+    if options.verb == "watch":
+        return _watch(options, log, runner)
     one = context.build(options.config_dir, options.state_dir, options.names[0], log, runner=runner)
     verbs: dict[str, Callable[[], int]] = {
         "gate": lambda: gate.gate(one),
@@ -200,11 +219,27 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
         "run": lambda: _run_server(options, one),
         "hang-up": lambda: operate.hang_up(one, os.environ),
         "renew": lambda: operate.renew(one),
+        "drain": lambda: drain.drain(one, not options.no_wait, options.within, options.reason),
+        "explain": lambda: _explain(one, options),
         "park": lambda: operate.park(one, options.reason),
         "resume": lambda: operate.resume(one, not options.no_start),
         "logs": lambda: operate.logs(one, options.lines, options.follow),
     }
     return verbs[options.verb]()
+
+
+def _watch(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
+    def make(name: str) -> context.Context:
+        # A log of its own: each says whose it is, and hides that instance's secrets.
+        return context.build(options.config_dir, options.state_dir, name, Log(options.verb), runner=runner)
+
+    return daemon.Daemon(options.config_dir, make, log, options.listen, os.environ).run()
+
+
+def _explain(one: context.Context, options: argparse.Namespace) -> int:
+    facts = explain.explain(one, options.count)
+    print(json.dumps(facts, indent=1, sort_keys=True) if options.json else explain.render(facts))
+    return exits.OK
 
 
 def _run_server(options: argparse.Namespace, one: context.Context) -> int:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vllm_keeper.watch import settings as watching
+
 DEFAULT_DIRECTORY = Path("/etc/vllm-keeper")
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}$")
 MANAGERS = ("systemd", "supervisor", "compose", "tmux", "screen")
@@ -60,6 +62,7 @@ class Instance:
     drain_timeout: float = 60
     gate: GateSettings = field(default_factory=GateSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
+    watch: watching.WatchSettings = field(default_factory=watching.WatchSettings)
 
     @property
     def port(self) -> int:
@@ -95,13 +98,13 @@ def load(directory: Path, name: str) -> Instance:
     return instance
 
 
-class _Reader:
+class Reader:
     """Takes keys out of one mapping and collects what is wrong with them."""
 
     def __init__(self, data: dict[str, Any], place: str, problems: list[str]) -> None:
         self.data, self.place, self.problems, self.known = data, place, problems, set[str]()
 
-    def _get(self, key: str, default: Any) -> Any:
+    def get(self, key: str, default: Any) -> Any:
         self.known.add(key)
         value = self.data.get(key)
         return default if value is None else value
@@ -110,7 +113,7 @@ class _Reader:
         self.problems.append(f"{self.place}{key}: {value!r} {why}")
 
     def text(self, key: str, default: str | None) -> str:
-        value = self._get(key, default)
+        value = self.get(key, default)
         if value is None:
             self.problems.append(f"{self.place}{key}: is missing")
             return ""
@@ -131,8 +134,15 @@ class _Reader:
             self.bad(key, value, "must be an absolute path")
         return value
 
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            self.bad(key, value, "must be true or false")
+            return default
+        return value
+
     def number(self, key: str, default: float, low: float, high: float) -> float:
-        value = self._get(key, default)
+        value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             self.bad(key, value, "must be a number")
             return default
@@ -146,12 +156,12 @@ class _Reader:
             self.bad(key, value, "must be a whole number")
         return int(value)
 
-    def mapping(self, key: str) -> _Reader:
-        value = self._get(key, {})
+    def mapping(self, key: str) -> Reader:
+        value = self.get(key, {})
         if not isinstance(value, dict):
             self.bad(key, value, "must be a mapping")
             value = {}
-        return _Reader(value, f"{self.place}{key}.", self.problems)
+        return Reader(value, f"{self.place}{key}.", self.problems)
 
     def refuse_unknown(self) -> None:
         for key in sorted(set(map(str, self.data)) - self.known):
@@ -165,11 +175,11 @@ def parse(data: object, name: str) -> tuple[Instance | None, list[str]]:
     problems: list[str] = []
     if not isinstance(data, dict):
         return None, [f"must be a mapping, not {type(data).__name__}"]
-    top = _Reader(data, "", problems)
+    top = Reader(data, "", problems)
     said = top.text("name", name)
     if said != name:
         top.bad("name", said, f"must be {name!r}, as the file is called")
-    gate, check = top.mapping("gate"), top.mapping("check")
+    gate, check, watch, canary = (top.mapping(key) for key in ("gate", "check", "watch", "canary"))
     defaults, check_defaults = GateSettings(), CheckSettings()
     instance = Instance(
         name=name,
@@ -198,15 +208,16 @@ def parse(data: object, name: str) -> tuple[Instance | None, list[str]]:
             delay=check.number("delay", check_defaults.delay, 0, 3600),
             timeout=check.number("timeout", check_defaults.timeout, 0.1, 600),
         ),
+        watch=watching.read(watch, canary),
     )
     if not re.match(r"^[A-Za-z0-9:_.@\\-]+$", instance.unit):
         top.bad("unit", instance.unit, "is no unit name")
-    for reader in (top, gate, check):
+    for reader in (top, gate, check, watch, canary):
         reader.refuse_unknown()
     return (None, problems) if problems else (instance, [])
 
 
-def _base_url(top: _Reader) -> str:
+def _base_url(top: Reader) -> str:
     value = top.text("base_url", None)
     if not value:
         return value
@@ -223,16 +234,16 @@ def _base_url(top: _Reader) -> str:
     return value.rstrip("/")
 
 
-def _words(top: _Reader, key: str) -> tuple[str, ...]:
-    value = top._get(key, [])
+def _words(top: Reader, key: str) -> tuple[str, ...]:
+    value = top.get(key, [])
     if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
         top.bad(key, value, "must be a list of words, such as [supervisorctl]")
         return ()
     return tuple(value)
 
 
-def _back_off(gate: _Reader) -> tuple[float, ...]:
-    value = gate._get("back_off", list(GateSettings().back_off))
+def _back_off(gate: Reader) -> tuple[float, ...]:
+    value = gate.get("back_off", list(GateSettings().back_off))
     if not isinstance(value, list) or not value:
         gate.bad("back_off", value, "must be a list of seconds with at least one entry")
         return GateSettings().back_off

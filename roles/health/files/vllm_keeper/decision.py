@@ -181,6 +181,9 @@ def classify_end(facts: EndFacts) -> tuple[str, str]:
     """(end, reason). An engine's death makes vLLM exit with 0, so the exit status alone proves nothing."""
     if facts.intent == "repair":
         return st.REPAIR, "ended by the keeper"
+    if facts.intent == "revive":
+        # It had ended before the keeper ordered the next start; that order is no wish for this end.
+        return st.FAILED, _failure(facts)
     asked = facts.stopping == "purpose" or facts.intent in ("stop", "restart") or facts.job in ("stop", "restart")
     if facts.job is None and not facts.stopping and facts.result in ("", "success") and not facts.note:
         # ExecStop never ran and nothing failed: the start was called off.
@@ -253,7 +256,7 @@ def decide_before_probe(seen: Observation) -> Decision | None:
     rules = (
         (seen.phase == MISSING, "dead", NONE, f"{seen.detail}; run site.yml to install it"),
         (seen.intent == "stop", "draining", NONE, "a stop is under way"),
-        (seen.intent in ("start", "restart"), "starting", NONE, f"a {seen.intent} is under way"),
+        (seen.intent in ("start", "restart", "revive"), "starting", NONE, f"a {seen.intent} is under way"),
         (seen.phase == STOPPING, "draining", NONE, f"it is being stopped ({seen.detail})"),
         (idle and bool(seen.parked), "parked", NONE, seen.parked),
         (bool(seen.parked), "parked", NONE, f"parked while it runs: {seen.parked}"),

@@ -72,8 +72,16 @@ class Stopped:
 
 
 @dataclass
+class Drained:
+    """Somebody wants no more requests to come: balancers are told so, the server itself runs on."""
+
+    at: Moment
+    reason: str
+
+
+@dataclass
 class Intent:
-    kind: str  # start | restart | stop | repair
+    kind: str  # start | restart | stop | repair | revive
     at: Moment
     reason: str = ""
 
@@ -103,6 +111,7 @@ class State:
     intent: Intent | None = None
     waiting: Waiting | None = None
     last_check: LastCheck | None = None
+    drained: Drained | None = None
     followed: int = 0  # up to which of its manager's events the history goes, where hooks do not write it
 
     def open_start(self) -> Start | None:
@@ -130,6 +139,7 @@ def decode(text: str) -> State:
             intent=_optional(data.get("intent"), Intent),
             waiting=_optional(data.get("waiting"), Waiting),
             last_check=_optional(data.get("last_check"), LastCheck),
+            drained=_optional(data.get("drained"), Drained),
             followed=int(data.get("followed") or 0),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:

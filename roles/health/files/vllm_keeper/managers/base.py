@@ -72,6 +72,8 @@ class Manager(abc.ABC):
     STARTS_ON_BOOT = True
     # Whether what was stopped on purpose stays stopped over a boot.
     STOPS_FOR_GOOD = False
+    # Whether revive starts a server that has just crashed sooner than the manager itself would.
+    REVIVES = False
     leave = ""  # the keys that leave an attached terminal
 
     def __init__(self, instance: Instance, runner: Runner = run) -> None:
@@ -113,6 +115,10 @@ class Manager(abc.ABC):
     @abc.abstractmethod
     def enable(self, on: bool) -> Completed:
         """Whether it starts when the host boots."""
+
+    def revive(self) -> Completed:
+        """Its main process has just ended by itself: starts it now, not after the manager's own pause."""
+        return Completed(0, "", "")
 
     def catch_up(self, state: st.State, now: Moment, words: Callable[[list[str]], str]) -> list[str]:
         """Where it is not HOOKED: brings the history up to date; why runs ended. WORDS finds the telling log line."""

@@ -28,6 +28,8 @@ PROPERTIES = (
 
 
 class Systemd(Manager):
+    REVIVES = True
+
     def observe(self) -> Observed:
         return interpret(self._show(*PROPERTIES), self.instance.unit, time.monotonic())
 
@@ -39,6 +41,10 @@ class Systemd(Manager):
 
     def restart(self, wait: float = 0) -> Completed:
         return self._order("restart", wait)
+
+    def revive(self) -> Completed:
+        # Not start: systemd lets that wait for RestartSec too.
+        return self.restart()
 
     def kill(self) -> Completed:
         # All processes of the control group are systemctl's default; naming it differs between versions.

@@ -1,7 +1,10 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`check`: the guide's health check script. Ask /health a few times; if every try fails, repair."""
+"""`check`: the guide's health check script. Ask /health a few times; if every try fails, repair.
+
+Where `watch` lives, it tells what that has found; where it does not, it takes its place.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from vllm_keeper.clock import Moment
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
 from vllm_keeper.verbs import orders
+from vllm_keeper.watch import board
 
 QUICK = 2.0  # for a server that may still be loading
 DIE = 5.0  # SIGKILL works at once, except on a process that waits for a device
@@ -31,13 +35,16 @@ def check(context: Context, quiet: bool = False) -> int:
 
 
 def _check(context: Context, quiet: bool) -> int:
+    watched = board.of(context.instance.name)
+    if watched is not None:
+        return _tell(context, watched, quiet)
     orders.judge(context)
     try:
         decision, pid = _look(context)
     except (ManagerError, st.StateError) as error:
         context.log.result(f"{context.instance.name}: unknown: {error}; nothing done", "error")
         return exits.WORSE
-    code, done = _act(context, decision, pid)
+    code, done = repair(context, decision, pid)
 
     def remember(state: st.State, now: Moment) -> None:
         state.last_check = st.LastCheck(now, decision.verdict, decision.action, context.log.clean(decision.reason))
@@ -45,6 +52,17 @@ def _check(context: Context, quiet: bool) -> int:
     if code != exits.OK or _changed(context, decision):
         context.try_update(remember)
     line = f"{context.instance.name}: {decision.verdict}: {decision.reason}{done}"
+    if code == exits.OK and quiet:
+        context.log.info(line)
+    else:
+        context.log.result(line, "info" if code == exits.OK else "warning")
+    return code
+
+
+def _tell(context: Context, watched: board.Shown, quiet: bool) -> int:
+    """A living watcher looks every second and repairs by itself: there is nothing to add to that."""
+    code = exits.BAD if watched.verdict in ("hung", "dead", "gpu_fault") else exits.OK
+    line = f"{context.instance.name}: {watched.verdict}: {watched.reason} (watched by vllm-keeper watch)"
     if code == exits.OK and quiet:
         context.log.info(line)
     else:
@@ -117,7 +135,8 @@ def remember_ready(context: Context, pid: int) -> None:
         context.try_update(change)
 
 
-def _act(context: Context, decision: d.Decision, pid: int) -> tuple[int, str]:
+def repair(context: Context, decision: d.Decision, pid: int) -> tuple[int, str]:
+    """Does what was decided about the process; (exit status, what was done, beginning with "; ")."""
     if decision.action == d.NONE:
         return exits.OK, ""
     if decision.action == d.START:

@@ -49,7 +49,7 @@ def stopped(context: Context, environment: Mapping[str, str]) -> int:
         kind = state.intent.kind if state.intent is not None else ""
         if start is None:
             # Called off before it began, for example during a back-off.
-            if kind in ("restart", "repair"):
+            if kind in ("restart", "repair", "revive"):
                 return  # the start follows
             if job == "stop" or kind == "stop":
                 state.stopped = st.Stopped(now, st.SHUTDOWN if down else st.PURPOSE)

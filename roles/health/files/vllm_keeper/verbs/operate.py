@@ -160,13 +160,14 @@ def park(context: Context, reason: str) -> int:
 
 
 def resume(context: Context, start_it: bool = True) -> int:
-    """Lifts the parking, forgets the failures before it, and starts what should run."""
+    """Ends a drain, lifts the parking, forgets the failures before it, and starts what should run."""
     name = context.instance.name
-    was = [False]
+    was, drained = [False], [False]
 
     def change(state: st.State, now: Moment) -> None:
         was[0] = state.parked is not None
-        state.parked = None
+        drained[0] = state.drained is not None
+        state.parked = state.drained = None
         for run in state.starts:
             run.forgiven = True
         if start_it and state.stopped is None:
@@ -175,7 +176,10 @@ def resume(context: Context, start_it: bool = True) -> int:
     state = context.update(change)
     observed = context.manager.observe()
     idle = observed.phase in (d.STOPPED, d.FAILED)
-    said = f"{name}: resumed" if was[0] else f"{name}: was not parked; its failures are forgotten"
+    resumed = was[0] or drained[0]
+    said = f"{name}: resumed" if resumed else f"{name}: was not parked; its failures are forgotten"
+    if drained[0]:
+        said += ", and has requests again"
     if not start_it or not idle or state.stopped is not None or not observed.enabled:
         context.try_update(lambda s, _now: setattr(s, "intent", None))
         if idle and start_it:

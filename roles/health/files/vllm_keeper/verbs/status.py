@@ -14,13 +14,14 @@ from vllm_keeper.clock import Moment, age, duration, iso
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
 from vllm_keeper.verbs import check
+from vllm_keeper.watch import board
 
 HEALTH_TIMEOUT = 2.0
 STARTS = 5
 LINES = 10
 FEW = 3
 LOOKED_AT = 300  # lines of the logs in which errors are looked for
-SERVES = ("healthy", "starting", "stopped", "draining")  # nothing is wrong now
+SERVES = ("healthy", "busy", "starting", "stopped", "draining")  # nothing is wrong now
 
 
 def status(context: Context) -> dict[str, Any]:
@@ -47,16 +48,22 @@ def status(context: Context) -> dict[str, Any]:
     if decision.verdict == "healthy" and seen.phase == d.STARTING:
         # /health is 200, but no completion was answered yet.
         decision = d.Decision("starting", d.NONE, f"{decision.reason}, a first completion is awaited")
+    watched = board.of(instance.name)
+    if watched is not None and watched.verdict != "unknown":
+        decision = d.Decision(watched.verdict, watched.action, watched.reason)
+    if state.drained is not None and decision.verdict in board.SERVING:
+        decision = d.Decision("draining", d.NONE, f"{state.drained.reason}; {decision.reason}")
     now = context.clock.now()
     since = _since(decision.verdict, state)
     starts = d.relevant(state.starts, context.gate_facts(context.definition()).config)
     out.update(
         verdict=decision.verdict,
-        healthy=decision.verdict == "healthy",
+        healthy=decision.verdict in board.SERVING,
+        watched=watched is not None,
         reason=decision.reason,
         since=iso(since) if since else None,
         for_seconds=round(age(since, now), 1) if since else None,
-        next_action=_next(context, decision, state, now),
+        next_action=_next(context, decision, state, now, watched is not None),
         phase=observed.phase,
         detail=observed.detail,
         enabled=observed.enabled,
@@ -128,12 +135,12 @@ def _since(verdict: str, state: st.State) -> Moment | None:
         return state.stopped.at
     if last is None:
         return None
-    if verdict == "healthy":
+    if verdict in board.SERVING:
         return last.ready_at or last.at
     return last.ended_at or last.at
 
 
-def _next(context: Context, decision: d.Decision, state: st.State, now: Moment) -> str:
+def _next(context: Context, decision: d.Decision, state: st.State, now: Moment, watched: bool) -> str:
     name = context.instance.name
     left = state.waiting.seconds - age(state.waiting.at, now) if state.waiting is not None else 0.0
     words = {
@@ -142,10 +149,14 @@ def _next(context: Context, decision: d.Decision, state: st.State, now: Moment) 
         "starting": f"{state.waiting.reason}: the start goes ahead in {duration(left)}"
         if state.waiting is not None
         else f"wait until it is ready, {duration(context.instance.start_timeout)} at most",
-        "draining": "wait until it has stopped",
+        "draining": "wait until it has stopped"
+        if state.drained is None
+        else f"none; to have requests again: vllm-keeper resume {name}",
     }
     if decision.verdict in words:
         return words[decision.verdict]
+    if watched and decision.action != d.NONE:
+        return f"the watcher does now: {decision.action}; why: vllm-keeper explain {name}"
     if decision.action == d.START:
         return "the next check starts it"
     if decision.action in (d.RESTART, d.KILL):

@@ -1,0 +1,122 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the watcher knows now, for those who ask from outside: the port, `status`, `check`, systemd's watchdog.
+
+`/run/vllm-keeper/watch.json` is it for other processes: fresh as long as the process that wrote it lives and goes on
+writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vllm_keeper import processes, runfile
+
+FILE = "watch.json"
+FRESH = 15.0  # seconds
+# What a balancer may send requests to.
+SERVING = ("healthy", "busy")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One instance. since: when this verdict came (seconds of the boot clock); drained: by somebody's wish."""
+
+    verdict: str = "unknown"
+    reason: str = "not looked at yet"
+    action: str = "none"
+    since: float = 0.0
+    looked: float = 0.0
+    pid: int = 0
+    drained: str = ""
+    stopped: bool = False
+    stalled: float = 0.0
+    limit: float = 0.0
+    longest: float = 0.0
+    canaries: Mapping[str, int] = field(default_factory=dict)
+    canary_seconds: float = 0.0
+    running: float = 0.0
+    waiting: float = 0.0
+    repairs: Mapping[str, int] = field(default_factory=dict)
+    detection: tuple[int, float, float] = (0, 0.0, 0.0)  # count, sum, last, in seconds
+    recovery: tuple[int, float, float] = (0, 0.0, 0.0)
+    dry_run: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether a user's request would be answered now."""
+        return self.verdict in SERVING and not self.drained
+
+
+def now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Board:
+    """Written by the watchers' threads, read by all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: dict[str, Shown] = {}
+
+    def show(self, name: str, **changes: Any) -> Shown:
+        with self._lock:
+            before = self._shown.get(name, Shown())
+            after = replace(before, looked=now(), **changes)
+            if after.verdict != before.verdict:
+                after = replace(after, since=after.looked)
+            self._shown[name] = after
+            return after
+
+    def remove(self, name: str) -> None:
+        with self._lock:
+            self._shown.pop(name, None)
+
+    def all(self) -> dict[str, Shown]:
+        with self._lock:
+            return dict(self._shown)
+
+
+def write(board: Board, directory: Path = runfile.DIRECTORY) -> None:
+    """Raises OSError."""
+    me = processes.read(os.getpid())
+    data = {
+        "pid": os.getpid(),
+        "born": me.born if me is not None else 0,
+        "at": now(),
+        "instances": {name: asdict(shown) for name, shown in board.all().items()},
+    }
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = directory / f".{FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    temporary.replace(directory / FILE)
+
+
+def read(directory: Path = runfile.DIRECTORY, proc: Path = processes.PROC) -> dict[str, Shown] | None:
+    """What a living watcher shows; None when none lives, or the one that does has stopped looking."""
+    try:
+        data = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        process = processes.read(int(data["pid"]), proc)
+        if process is None or process.zombie or process.born != data["born"] or not 0 <= now() - data["at"] <= FRESH:
+            return None
+        return {name: Shown(**_tuples(shown)) for name, shown in data["instances"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def of(name: str, directory: Path = runfile.DIRECTORY, proc: Path = processes.PROC) -> Shown | None:
+    """What a living watcher shows of one instance that it has looked at lately."""
+    shown = (read(directory, proc) or {}).get(name)
+    return shown if shown is not None and now() - shown.looked <= FRESH else None
+
+
+def _tuples(shown: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in shown.items()}

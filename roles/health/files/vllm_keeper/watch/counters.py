@@ -1,0 +1,75 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What vLLM's /metrics says about progress. Pure.
+
+Only what moves when the engine moves is read, by engine (`engine="0"`), so that one dead engine of several is seen.
+Names as vLLM 0.32 has them: https://docs.vllm.ai/en/stable/usage/metrics/
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LINE = re.compile(
+    rb"^vllm:(iteration_tokens_total_count|prompt_tokens_total|generation_tokens_total|request_success_total"
+    rb"|num_requests_running|num_requests_waiting)(?:\{([^}\n]*)\})? ([^\s]+)",
+    re.MULTILINE,
+)
+ENGINE = re.compile(rb'\bengine="([^"]*)"')
+RUNNING, WAITING = "num_requests_running", "num_requests_waiting"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """moved: every counter that grows with work; which way it changes does not matter, since counters are reset."""
+
+    moved: tuple[float, ...]
+    running: float = 0.0
+    waiting: float = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        return self.running > 0 or self.waiting > 0
+
+
+@dataclass(frozen=True)
+class Counters:
+    engines: Mapping[str, Engine]
+
+    @property
+    def running(self) -> float:
+        return sum(engine.running for engine in self.engines.values())
+
+    @property
+    def waiting(self) -> float:
+        return sum(engine.waiting for engine in self.engines.values())
+
+
+def parse(text: bytes) -> Counters | None:
+    """None when it says nothing about progress: no vLLM, its statistics switched off, or garbled."""
+    found: dict[str, dict[str, float]] = {}
+    for name, labels, value in LINE.findall(text):
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if not math.isfinite(number):
+            continue
+        engine = ENGINE.search(labels)
+        sums = found.setdefault(engine.group(1).decode("utf-8", "replace") if engine else "0", {})
+        key = name.decode("ascii")
+        # Several lines of one name differ in labels that do not matter here, such as finished_reason.
+        sums[key] = sums.get(key, 0.0) + number
+    engines = {
+        name: Engine(
+            moved=tuple(value for key, value in sorted(sums.items()) if key not in (RUNNING, WAITING)),
+            running=sums.get(RUNNING, 0.0),
+            waiting=sums.get(WAITING, 0.0),
+        )
+        for name, sums in found.items()
+    }
+    return Counters(engines) if any(engine.moved for engine in engines.values()) else None

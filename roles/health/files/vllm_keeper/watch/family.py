@@ -1,0 +1,96 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The server's processes, held by the kernel's own handles: an end is told at once and a pid is never mistaken."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from pathlib import Path
+
+from vllm_keeper import processes
+
+ENGINE = "VLLM::EngineCore"
+OURS = "VLLM::"  # what vLLM calls its engines and workers
+
+
+class Family:
+    """The main process of a server and, among its descendants, the engines and what works for them.
+
+    Where the kernel has no pidfd (before 5.3), ends are found by looking.
+    """
+
+    def __init__(self, proc: Path = processes.PROC) -> None:
+        self.proc = proc
+        self.main: processes.Process | None = None
+        self.engines: dict[int, processes.Process] = {}
+        self.workers: list[int] = []  # engines and all below them
+        self.others: list[int] = []  # the API's own processes
+        self._handles: dict[int, int] = {}
+        self._wake_out, self._wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def close(self) -> None:
+        self.adopt(0)
+        for handle in (self._wake_out, self._wake_in):
+            os.close(handle)
+
+    def adopt(self, pid: int) -> None:
+        """Watch this main process from now on; 0 for none."""
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles, self.engines, self.workers, self.others = {}, {}, [], []
+        main = processes.read(pid, self.proc) if pid else None
+        self.main = None if main is None or main.zombie else main
+        if self.main is not None:
+            self._hold(pid)
+
+    def refresh(self) -> None:
+        """Who belongs to it now. An engine that was known and has ended stays known."""
+        if self.main is None:
+            return
+        known = processes.everyone(self.proc)
+        below = processes.descendants(self.main.pid, known)
+        engines = {pid for pid in below if pid in known and known[pid].title.startswith(ENGINE)}
+        for pid in engines - set(self.engines):
+            self.engines[pid] = known[pid]
+            self._hold(pid)
+        named = {pid for pid in below if pid in known and known[pid].title.startswith(OURS)}
+        works: set[int] = set()
+        for pid in named:
+            works |= processes.descendants(pid, known)
+        self.workers = sorted(works & set(known))
+        self.others = sorted((below & set(known)) - works)
+
+    def alive(self) -> bool:
+        return self.main is not None and processes.alive(self.main, self.proc)
+
+    def lost(self) -> int:
+        """The pid of an engine that has ended, 0 for none."""
+        return next((pid for pid, engine in self.engines.items() if not processes.alive(engine, self.proc)), 0)
+
+    def give_up(self, pid: int) -> None:
+        """It ended, and the server goes on without it."""
+        self.engines.pop(pid, None)
+        handle = self._handles.pop(pid, None)
+        if handle is not None:
+            os.close(handle)
+
+    def wait(self, seconds: float) -> None:
+        """So long, or until one of them ends, or somebody wakes us."""
+        poll = select.poll()
+        poll.register(self._wake_out, select.POLLIN)
+        for handle in self._handles.values():
+            poll.register(handle, select.POLLIN)
+        poll.poll(max(0, int(seconds * 1000)))
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_out, 4096)
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_in, b"!")
+
+    def _hold(self, pid: int) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # it has just ended, or the kernel is too old
+            self._handles[pid] = os.pidfd_open(pid)

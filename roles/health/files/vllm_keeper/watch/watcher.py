@@ -1,0 +1,357 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One instance, looked at again and again: sees, has judged, repairs, remembers.
+
+A look at a server that is well costs two requests on one connection and no process. The manager is asked when
+something has happened, before anything is done, and now and then.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from vllm_keeper import decision as d
+from vllm_keeper import state as st
+from vllm_keeper.clock import duration
+from vllm_keeper.context import Context
+from vllm_keeper.managers import ManagerError
+from vllm_keeper.verbs import check
+from vllm_keeper.watch import counters, evidence
+from vllm_keeper.watch.activity import Activity
+from vllm_keeper.watch.board import Board
+from vllm_keeper.watch.canary import Canary
+from vllm_keeper.watch.family import Family
+from vllm_keeper.watch.judgement import Judgement, Look, Memory, judge
+
+ASK_AGAIN = 15.0  # seconds until the manager is asked though nothing happened
+LOADING = 5.0  # the same while it loads
+NOBODY = 2.0  # and while there is no process
+KIN = 30.0  # and until its processes are listed again
+ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
+LOOKS = 40  # kept as evidence
+REPAIR_PAUSE = 5.0  # after one was ordered, until another can be: managers take a moment to show it
+FAST = 0.05
+DRY = "nothing done, because of dry_run"
+
+
+class Watcher:
+    def __init__(
+        self,
+        context: Context,
+        board: Board,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.context, self.board, self.clock, self.wall = context, board, clock, wall
+        self.settings = context.instance.watch
+        self.name = context.instance.name
+        self.beat = clock()
+        self._server = context.server.kept()
+        self.family = Family(context.proc)
+        self.canary = Canary(context.instance, context.server, self.family.wake, clock)
+        self._workers, self._api = Activity(context.proc), Activity(context.proc)
+        self.book = evidence.load(context.store.directory, self.name)
+        self.memory = Memory(longest=self.book.longest)
+        self._process: d.Observation | None = None
+        self._process_at = self._kin_at = float("-inf")
+        self._state_mark: tuple[int, ...] = ()
+        self._drained = ""
+        self._engine_lost: tuple[int, float] | None = None
+        self._repaired_at = float("-inf")
+        self._doubt_since: float | None = None
+        self._told = ""
+        self._seen: deque[str] = deque(maxlen=LOOKS)
+        self._saved_longest = self.book.longest
+        self._repairs: dict[str, int] = {}
+        self._detection = self._recovery = (0, 0.0, 0.0)
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self.beat = self.clock()
+            try:
+                pause = self.step()
+            except (ManagerError, st.StateError, OSError) as error:
+                self.board.show(self.name, verdict="unknown", reason=self.context.log.clean(str(error)))
+                self._say("warning", f"cannot be looked at: {error}")
+                pause = self.settings.interval
+            self.family.wait(pause)
+
+    def close(self) -> None:
+        self.family.close()
+
+    def step(self) -> float:
+        """One look and what follows from it; seconds until the next."""
+        begun = self.clock()
+        look = self.look(begun)
+        self.memory, judgement = judge(self.memory, look, self.settings)
+        self._note(look, judgement)
+        if judgement.canary:
+            self.canary.send()
+        if judgement.action != d.NONE:
+            return self._act(look, judgement)
+        self._show(look, judgement)
+        self._after(judgement)
+        if look.engine_lost or self.memory.silent.stalled:
+            return FAST  # the question itself takes its time
+        pause = self.settings.doubt_interval if judgement.doubt else self.settings.interval
+        if not judgement.doubt and self.settings.canary.enabled and not look.canary.refused:
+            # So that an idle server's canary goes out when it is due, and not a look later.
+            due = [moment for moment in (self.memory.progress_at, look.canary.done) if moment is not None]
+            wait = max(due, default=0.0) + self.settings.canary.every - self.clock()
+            pause = min(pause, wait) if wait > FAST else pause
+        return max(FAST, pause - (self.clock() - begun) if not judgement.doubt else pause)
+
+    # --- seeing ---------------------------------------------------------------------------------------------
+
+    def look(self, begun: float) -> Look:
+        process = self._observe(begun)
+        pid = self.family.main.pid if self.family.main is not None else 0
+        if not pid or d.decide_before_probe(process) is not None:
+            self._doubt_since = None
+            return Look(at=self.clock(), process=process, pid=pid, canary=self.canary.news)
+        if begun - self._kin_at > (KIN if self._doubt_since is None else 1.0) or not self.family.engines:
+            self.family.refresh()
+            self._kin_at = begun
+        api_active = engine_active = None
+        if self._doubt_since is not None:
+            # Before anything is asked, so that it is not our own question that keeps the API busy.
+            api_active = self._api.look(self.family.others, begun)
+            engine_active = self._workers.look(self.family.workers, begun)
+        lost = self._lost(begun)
+        health = self._server.get(self.context.instance.health_path, self.settings.timeout)
+        metrics = None
+        if health.kind == "ok":
+            metrics = self._server.get("/metrics", self.settings.timeout)
+        return Look(
+            at=self.clock(),
+            begun=begun,
+            process=process,
+            pid=pid,
+            health=d.Health(health.kind, health.detail),
+            counters=counters.parse(metrics.body) if metrics is not None and metrics.kind == "ok" else None,
+            metrics=metrics is not None and metrics.kind in ("ok", "status"),
+            canary=self.canary.news,
+            api_active=api_active,
+            engine_active=engine_active,
+            engine_lost=lost,
+        )
+
+    def _lost(self, at: float) -> int:
+        pid = self.family.lost()
+        if not pid:
+            self._engine_lost = None
+            return 0
+        if self._engine_lost is None or self._engine_lost[0] != pid:
+            self._engine_lost = (pid, at)
+        elif at - self._engine_lost[1] > ENGINE_GRACE:
+            self.family.give_up(pid)
+            self._engine_lost = None
+            return 0
+        return pid
+
+    def _observe(self, at: float, fresh: bool = False) -> d.Observation:
+        """What manager and history say: as it was, while nothing has happened since."""
+        mark = self._mark()
+        known = self._process
+        if known is not None and not fresh and mark == self._state_mark and at - self._process_at < self._lasts(known):
+            grown = None if known.process_age is None else known.process_age + at - self._process_at
+            return replace(known, process_age=grown)
+        main = self.family.main
+        if known is not None and known.ready and main is not None and not self.family.alive():
+            self._revive(main.pid)
+            mark = self._mark()
+        seen, observed, state = self.context.observe()
+        pid = observed.main_pid or 0
+        if self.family.main is None or self.family.main.pid != pid or not self.family.alive():
+            self.family.adopt(pid)
+            self.canary.reset()
+            self._workers.forget()
+            self._api.forget()
+            self._kin_at, self._doubt_since, self._engine_lost = float("-inf"), None, None
+        self._drained = state.drained.reason if state.drained is not None else ""
+        self._process, self._process_at, self._state_mark = seen, at, mark
+        return seen
+
+    def _lasts(self, known: d.Observation) -> float:
+        """For how many seconds what was observed is good enough, if nothing happens."""
+        if self.family.main is None:
+            return NOBODY
+        if not self.family.alive():
+            return 0.0
+        return ASK_AGAIN if known.ready and known.phase == d.RUNNING else LOADING
+
+    def _mark(self) -> tuple[int, ...]:
+        """Changes with the history's file."""
+        try:
+            seen = os.stat(self.context.store.path)
+        except OSError:
+            return ()
+        return (seen.st_mtime_ns, seen.st_ino, seen.st_size)
+
+    # --- acting ---------------------------------------------------------------------------------------------
+
+    def _revive(self, pid: int) -> None:
+        """The API has ended by itself: a new one is started at once, rather than after the manager's own pause.
+
+        Whether somebody wanted it is known: a manager's stop writes that down before it signals anything.
+        """
+        context = self.context
+        self.family.adopt(0)
+        begun = self.clock()
+        state = context.state()
+        if state.stopped is not None or state.parked is not None or state.intent is not None:
+            return
+        # Where nothing told of a stop beforehand, it may have been wished.
+        if not context.manager.HOOKED or context.manager.host_going_down():
+            return
+        reason = f"its API process {pid} ended by itself"
+        incident = self._incident("dead", "start at once", reason, pid, 0.0)
+        if self.settings.dry_run or not context.manager.REVIVES:
+            incident.outcome = DRY if self.settings.dry_run else "left to its manager"
+            self._count("dead", 0.0)
+            self._save()
+            return
+        context.try_update(lambda one, now: setattr(one, "intent", st.Intent("revive", now, reason)))
+        done = context.manager.revive()
+        spent = f"{(self.clock() - begun) * 1000:.0f} ms"
+        incident.outcome = context.manager.why(done) if done.code else f"start ordered within {spent}"
+        self._say("warning", f"dead: {reason}; {incident.outcome}")
+        self._count("dead", 0.0)
+        self._save()
+
+    def _act(self, look: Look, judgement: Judgement) -> float:
+        context = self.context
+        if look.at - self._repaired_at < REPAIR_PAUSE:
+            return self.settings.doubt_interval
+        # Out of the balancer before it is touched.
+        self._show(look, judgement)
+        before = d.decide_before_probe(self._observe(self.clock(), fresh=True))
+        if judgement.action != d.START and before is not None:
+            return self.settings.doubt_interval  # something has happened meanwhile; the next look sees what
+        words = DRY if self.settings.dry_run else ""
+        if words and self._told == judgement.verdict:
+            return self.settings.interval
+        incident = self._incident(
+            judgement.verdict, judgement.action, judgement.reason, look.pid, max(judgement.stalled, 0.0)
+        )
+        if not words:
+            decision = d.Decision(judgement.verdict, judgement.action, judgement.reason)
+            with context.store.lock("check", wait=0) as held:
+                if not held:
+                    self.book.incidents.remove(incident)
+                    return self.settings.doubt_interval  # cron's check is repairing it
+                _code, done = check.repair(context, decision, look.pid)
+            words = done.lstrip("; ")
+            self._repaired_at = self.clock()
+            self._count(judgement.verdict, judgement.stalled)
+        incident.outcome = words
+        self._told = judgement.verdict
+        context.log.warning(f"{judgement.verdict}: {judgement.reason}; {words}")
+        self._save()
+        self._process = None
+        return self.settings.doubt_interval
+
+    def _incident(self, verdict: str, action: str, reason: str, pid: int, seconds: float) -> evidence.Incident:
+        incident = evidence.Incident(
+            at=self.wall(),
+            verdict=verdict,
+            action=action,
+            reason=self.context.log.clean(reason),
+            pid=pid,
+            seconds=round(seconds, 2),
+            looks=list(self._seen),
+            dry_run=self.settings.dry_run,
+        )
+        self.book.incidents.append(incident)
+        del self.book.incidents[: -evidence.KEEP]
+        return incident
+
+    def _after(self, judgement: Judgement) -> None:
+        """A repair has ended when a completion was answered again."""
+        if judgement.verdict in ("healthy", "busy") and not judgement.doubt:
+            self._told = ""
+            incident = evidence.open_incident(self.book.incidents)
+            if incident is not None:
+                incident.served_again = round(max(0.0, self.wall() - incident.at), 1)
+                count, total, _last = self._recovery
+                self._recovery = (count + 1, total + incident.served_again, incident.served_again)
+                self.context.log.notice(f"serves again, {duration(incident.served_again)} after: {incident.reason}")
+                self._save()
+        longest = self.memory.longest
+        if longest > self._saved_longest * 1.2 + 0.1:
+            self._save()
+
+    def _count(self, verdict: str, seconds: float) -> None:
+        self._repairs[verdict] = self._repairs.get(verdict, 0) + 1
+        count, total, _last = self._detection
+        self._detection = (count + 1, total + seconds, seconds)
+
+    def _save(self) -> None:
+        self.book.longest = self._saved_longest = self.memory.longest
+        try:
+            evidence.save(self.context.store.directory, self.name, self.book)
+        except OSError as error:
+            self._say("warning", f"what was seen cannot be kept: {error}")
+
+    # --- telling --------------------------------------------------------------------------------------------
+
+    def _note(self, look: Look, judgement: Judgement) -> None:
+        if judgement.doubt and self._doubt_since is None:
+            self._doubt_since = look.at
+        elif not judgement.doubt and self._doubt_since is not None:
+            self._doubt_since = None
+            self._workers.forget()
+            self._api.forget()
+        stamp = time.strftime("%H:%M:%S", time.gmtime(self.wall()))
+        parts = [f"{stamp} {judgement.verdict}"]
+        if look.health is not None:
+            parts.append(look.health.detail)
+        if look.counters is not None:
+            moved = " ".join(
+                f"{name}:{sum(engine.moved):.0f}" for name, engine in sorted(look.counters.engines.items())
+            )
+            parts.append(f"counters {moved}, {look.counters.running:g} run, {look.counters.waiting:g} wait")
+        if look.canary.since is not None:
+            parts.append(f"canary under way for {look.at - look.canary.since:.1f} s")
+        for what, active in (("API", look.api_active), ("engine", look.engine_active)):
+            if active is not None:
+                parts.append(f"{what} {'active' if active else 'idle'}")
+        if judgement.stalled:
+            parts.append(f"no progress for {judgement.stalled:.1f} s")
+        self._seen.append(self.context.log.clean(", ".join(parts)))
+
+    def _show(self, look: Look, judgement: Judgement) -> None:
+        counted = look.counters
+        self.board.show(
+            self.name,
+            verdict=judgement.verdict,
+            reason=self.context.log.clean(judgement.reason),
+            action=judgement.action,
+            pid=look.pid,
+            drained=self._drained,
+            stalled=round(judgement.stalled, 2),
+            limit=round(judgement.limit, 2),
+            longest=round(self.memory.longest, 2),
+            canaries=dict(self.canary.sent),
+            canary_seconds=round(self.canary.seconds, 3),
+            running=0.0 if counted is None else counted.running,
+            waiting=0.0 if counted is None else counted.waiting,
+            repairs=dict(self._repairs),
+            detection=self._detection,
+            recovery=self._recovery,
+            dry_run=self.settings.dry_run,
+        )
+
+    def _say(self, level: str, text: str) -> None:
+        """Once until something else is to be said."""
+        if text != self._told:
+            self._told = text
+            (self.context.log.warning if level == "warning" else self.context.log.notice)(text)
