@@ -1,7 +1,8 @@
 """Run the checks and say which ran:   python scripts/run_tests.py all|lint|unit|sanity|integration|molecule...
 
 Fast ones first; a failure does not keep the later ones from being heard. Ends with one line in pytest's form that
-counts every test of every group, and with status 1 if any failed.
+counts every test of every group, and with status 1 if any failed. `all` leaves out the scenarios of molecule whose
+tests another scenario runs too; `molecule` runs each by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".cache" / "junit"
 SCENARIOS_AT_ONCE = 3
+# Alone, each keeps one core busy: most of lint is ansible-lint's one process, and most of sanity is ansible-test's.
+SIDE_BY_SIDE = ("lint", "sanity")
+# Files of integration tests that take a minute or more, the longest first: what begins last decides when all are done.
+LONG_FILES = (
+    "managed_files", "supervisor", "alb_modules", "adopt", "keeper_sessions", "keeper_run", "locked_environment",
+    "load_balancer_behaviour", "uv_tool", "vllm_models", "production_lock",
+)  # fmt: skip
 TELLING = threading.Lock()
 COLLECTION = ".collections/ansible_collections/steadfast/vllm"
 
@@ -97,12 +105,21 @@ def read_junit(file: Path) -> Outcome:
     return outcome
 
 
+def longest_first(folder: str) -> list[str]:
+    """The files of tests, those that LONG_FILES knows in its order before the others; the folder if it has none."""
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONG_FILES)}
+    files = sorted((ROOT / folder).glob("test_*.py"), key=lambda file: (ranks.get(file.name, len(ranks)), file.name))
+    return [str(file.relative_to(ROOT)) for file in files] or [folder]
+
+
 def pytest(group: str) -> Outcome:
     report = RESULTS / f"{group}.xml"
-    command = [sys.executable, "-m", "pytest", f"tests/{group}", "-v", "-ra", f"--junitxml={report}"]
-    # Integration tests mostly wait for processes to come and go.
-    workers = (os.cpu_count() or 1) * (2 if group == "integration" else 1)
-    command += ["-n", str(workers), "--dist", "loadfile"]
+    command = [sys.executable, "-m", "pytest", "-v", "-ra", f"--junitxml={report}", "--dist", "loadfile"]
+    if group == "integration":
+        # They mostly wait for processes to come and go. xdist would begin with the files that have the most tests.
+        command += ["-n", str((os.cpu_count() or 1) * 2), "--no-loadscope-reorder", *longest_first("tests/integration")]
+    else:
+        command += ["-n", str(os.cpu_count() or 1), f"tests/{group}"]
     status = subprocess.run(command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
     outcome = read_junit(report) if report.exists() else Outcome()
     if status and not outcome.failed:
@@ -158,12 +175,33 @@ def scenario(name: str) -> Outcome:
     return outcome
 
 
-def molecule() -> Outcome:
-    """Three scenarios at a time, each in a lab of its own: most of each is waiting. The longest, `default`, first."""
+def tests_of(name: str) -> set[Path]:
+    """The files of tests of a scenario; those that are links, as what they lead to."""
+    return {file.resolve() for file in ROOT.glob(f"molecule/{name}/tests/test_*.py")}
+
+
+def run_elsewhere(name: str, names: list[str]) -> bool:
+    """Whether another scenario runs every test of this one, by links to its files."""
+    mine = tests_of(name)
+    own = all(ROOT / "molecule" / name in file.parents for file in mine)
+    return bool(mine) and own and any(mine < tests_of(other) for other in names if other != name)
+
+
+def molecule(whole: bool = True) -> Outcome:
+    """Three scenarios at a time, each in a lab of its own: most of each is waiting. The longest, `default`, first.
+
+    Not WHOLE: without those that another one includes. A host and its starts of vLLM are what a scenario costs.
+    """
     names = sorted(
-        (file.parent.name for file in ROOT.glob("molecule/*/molecule.yml")), key=lambda n: (n != "default", n)
+        (file.parent.name for file in ROOT.glob("molecule/*/molecule.yml")),
+        key=lambda n: (n != "default", n != "switch", n),
     )
     outcome = Outcome()
+    if not whole:
+        left_out = [name for name in names if run_elsewhere(name, names)]
+        names = [name for name in names if name not in left_out]
+        if left_out:
+            print(f"molecule: {', '.join(left_out)}: within other scenarios; by themselves: make molecule", flush=True)
     if not names:
         outcome.failed.append("molecule:: no scenario found in molecule/*/molecule.yml")
     with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:
@@ -174,18 +212,32 @@ def molecule() -> Outcome:
 
 GROUPS: dict[str, Callable[[], Outcome]] = {
     "lint": lint,
-    "unit": lambda: pytest("unit"),
     "sanity": sanity,
+    "unit": lambda: pytest("unit"),
     "integration": lambda: pytest("integration"),
     "molecule": molecule,
 }
 
 
-def wanted(arguments: list[str]) -> Iterator[str]:
+def wanted(arguments: list[str]) -> dict[str, Callable[[], Outcome]]:
     unknown = set(arguments) - {"all", *GROUPS}
     if unknown or not arguments:
         sys.exit(f"unknown group {', '.join(sorted(unknown)) or '(none given)'}: take all, {', '.join(GROUPS)}")
-    return (group for group in GROUPS if group in arguments or "all" in arguments)
+    chosen = {name: run for name, run in GROUPS.items() if name in arguments or "all" in arguments}
+    if "molecule" not in arguments and "all" in arguments:
+        chosen["molecule"] = lambda: molecule(whole=False)
+    return chosen
+
+
+def timed(name: str, run: Callable[[], Outcome]) -> tuple[Outcome, str]:
+    """What became of a group, and its line of the table."""
+    print(f"==> {name}", flush=True)
+    started = time.monotonic()
+    outcome = run()
+    counts = f"{len(outcome.passed):5} passed {len(outcome.failed):4} failed {len(outcome.skipped):4} skipped"
+    took = time.monotonic() - started
+    print(f"==> {name}: {counts.strip()} in {took:.1f} s", flush=True)
+    return outcome, f"{name:<12} {counts} {took:7.1f} s"
 
 
 def main(arguments: list[str]) -> int:
@@ -195,14 +247,14 @@ def main(arguments: list[str]) -> int:
     begin = time.monotonic()
     total = Outcome()
     table: list[str] = []
-    for group in wanted(arguments):
-        print(f"==> {group}", flush=True)
-        started = time.monotonic()
-        outcome = GROUPS[group]()
+    groups = wanted(arguments)
+    with ThreadPoolExecutor(len(SIDE_BY_SIDE)) as pool:
+        together = {name: pool.submit(timed, name, run) for name, run in groups.items() if name in SIDE_BY_SIDE}
+        told = [job.result() for job in together.values()]
+    told += [timed(name, run) for name, run in groups.items() if name not in together]
+    for outcome, line in told:
         total.extend(outcome)
-        counts = f"{len(outcome.passed):5} passed {len(outcome.failed):4} failed {len(outcome.skipped):4} skipped"
-        table.append(f"{group:<12} {counts} {time.monotonic() - started:7.1f} s")
-        print(f"==> {group}: {counts.strip()} in {time.monotonic() - started:.1f} s", flush=True)
+        table.append(line)
     print("\n".join(["", *table]))
     for name in total.failed:
         print(f"FAILED {name}")
