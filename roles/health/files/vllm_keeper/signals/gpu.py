@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_keeper.signals import GpuFault, xid
+
+if TYPE_CHECKING:
+    from vllm_keeper.config import Reader  # which imports this
 
 OK, ABSENT, HUNG, BROKEN = "ok", "absent", "hung", "broken"
 MIB = 1 << 20
@@ -36,35 +39,25 @@ class Settings:
     unattributed: float = 1024  # MiB that may be held by nobody's process: contexts being built up and torn down
     hang_after: int = 3  # looks that failed in a row before the driver is at fault
 
-    @classmethod
-    def read(cls, reader: Any) -> Settings:
-        """From the mapping `gpu` of an instance's file; what is wrong is left with the reader."""
-        plain = cls()
-        settings = cls(
-            enabled=_enabled(reader, plain.enabled),
-            python=reader.path("python", plain.python),
-            library=reader.path("library", plain.library),
-            devices=_devices(reader),
-            interval=reader.number("interval", plain.interval, 0.5, 3600),
-            deadline=reader.number("deadline", plain.deadline, 0.1, 600),
-            retry=reader.number("retry", plain.retry, 1, 86400),
-            unattributed=reader.number("unattributed", plain.unattributed, 1, 1 << 24),
-            hang_after=reader.count("hang_after", plain.hang_after, 1, 1000),
-        )
-        reader.refuse_unknown()
-        return settings
+
+def read(reader: Reader) -> Settings:
+    """The mapping `gpu` of an instance's configuration; its problems go to READER."""
+    default = Settings()
+    return Settings(
+        enabled=reader.flag("enabled", default.enabled),
+        python=reader.path("python", default.python),
+        library=reader.path("library", default.library),
+        devices=_devices(reader),
+        interval=reader.number("interval", default.interval, 0.5, 3600),
+        deadline=reader.number("deadline", default.deadline, 0.1, 600),
+        retry=reader.number("retry", default.retry, 1, 86400),
+        unattributed=reader.number("unattributed", default.unattributed, 1, 1 << 24),
+        hang_after=reader.count("hang_after", default.hang_after, 1, 1000),
+    )
 
 
-def _enabled(reader: Any, default: bool) -> bool:
-    value = reader._get("enabled", default)
-    if not isinstance(value, bool):
-        reader.bad("enabled", value, "must be true or false")
-        return default
-    return value
-
-
-def _devices(reader: Any) -> tuple[str, ...] | None:
-    value = reader._get("devices", None)
+def _devices(reader: Reader) -> tuple[str, ...] | None:
+    value = reader.get("devices", None)
     if value is None:
         return None
     if not isinstance(value, list) or any(isinstance(one, bool) or not isinstance(one, (int, str)) for one in value):

@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm_keeper.config import Reader  # which imports this
 
 GIB = 1 << 30
 PROC = Path("/proc")
@@ -34,23 +37,21 @@ class Settings:
     clock_jump: float = 5  # seconds
     clock_error: float = 10  # seconds that the clock may be off by its own account
 
-    @classmethod
-    def read(cls, reader: Any) -> Settings:
-        """From the mapping `host` of an instance's file; what is wrong is left with the reader."""
-        plain = cls()
-        settings = cls(
-            memory_warning=reader.number("memory_warning", plain.memory_warning, 0, 1 << 20),
-            memory_critical=reader.number("memory_critical", plain.memory_critical, 0, 1 << 20),
-            pressure_warning=reader.number("pressure_warning", plain.pressure_warning, 0, 100),
-            pressure_critical=reader.number("pressure_critical", plain.pressure_critical, 0, 100),
-            disk_warning=reader.number("disk_warning", plain.disk_warning, 0, 1 << 20),
-            disk_critical=reader.number("disk_critical", plain.disk_critical, 0, 1 << 20),
-            disk_deadline=reader.number("disk_deadline", plain.disk_deadline, 0.1, 600),
-            clock_jump=reader.number("clock_jump", plain.clock_jump, 0.1, 86400),
-            clock_error=reader.number("clock_error", plain.clock_error, 0.01, 86400),
-        )
-        reader.refuse_unknown()
-        return settings
+
+def read(reader: Reader) -> Settings:
+    """The mapping `host` of an instance's configuration; its problems go to READER."""
+    default = Settings()
+    return Settings(
+        memory_warning=reader.number("memory_warning", default.memory_warning, 0, 1 << 20),
+        memory_critical=reader.number("memory_critical", default.memory_critical, 0, 1 << 20),
+        pressure_warning=reader.number("pressure_warning", default.pressure_warning, 0, 100),
+        pressure_critical=reader.number("pressure_critical", default.pressure_critical, 0, 100),
+        disk_warning=reader.number("disk_warning", default.disk_warning, 0, 1 << 20),
+        disk_critical=reader.number("disk_critical", default.disk_critical, 0, 1 << 20),
+        disk_deadline=reader.number("disk_deadline", default.disk_deadline, 0.1, 600),
+        clock_jump=reader.number("clock_jump", default.clock_jump, 0.1, 86400),
+        clock_error=reader.number("clock_error", default.clock_error, 0.01, 86400),
+    )
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ class Memory:
 def memory(proc: Path = PROC) -> Memory | None:
     """What the kernel says; None where /proc cannot be read."""
     try:
-        read = _meminfo((proc / "meminfo").read_text(encoding="ascii", errors="replace"))
+        told = _meminfo((proc / "meminfo").read_text(encoding="ascii", errors="replace"))
     except OSError:
         return None
     pressure: tuple[float | None, float | None] = (None, None)
     # Absent before Linux 4.20, and EOPNOTSUPP where it is compiled in and switched off.
     with contextlib.suppress(OSError):
         pressure = _pressure((proc / "pressure/memory").read_text(encoding="ascii", errors="replace"))
-    total, available = read.get("MemTotal"), read.get("MemAvailable")
+    total, available = told.get("MemTotal"), told.get("MemAvailable")
     return None if total is None or available is None else Memory(total, available, *pressure)
 
 

@@ -25,14 +25,14 @@ LONGEST = 4096  # no line of the driver is longer; what is comes from somewhere 
 # NVRM: Xid (0000:03:00): 14, Channel 00000001                          older drivers
 # NVRM: Xid (PCI:0000:3b:00 GPU-I:05): 94, pid=1234, Contained: ...     a MIG instance
 # nvidia-nvswitch3: SXid (PCI:0000:05:00.0): 12028, Non-fatal, Link 32 egress ...
-# The comma is asked for, because a line that was cut off says 7 where 79 was meant.
+# The comma after code and pid is asked for, because a line that was cut off says 7 where 79 was meant.
 LINE = re.compile(r"(?:NVRM:\s*|nvidia-nvswitch\d*:\s*)(?P<kind>S?Xid)\s*\((?P<where>[^()]*)\):\s*(?P<code>\d{1,6}),")
 MARK = re.compile(r"(?:NVRM:\s*Xid|nvidia-nvswitch\d*:\s*SXid)\b")
 SLOT = re.compile(
     r"(?<![0-9a-f])(?P<domain>[0-9a-f]{4,8}):(?P<bus>[0-9a-f]{2}):(?P<device>[0-9a-f]{2})(?:\.[0-7])?(?![0-9a-f])",
     re.IGNORECASE,
 )
-PID = re.compile(r"\bpid='?(\d{1,10})\b")
+PID = re.compile(r"\bpid='?(\d{1,10})'?,")
 NAME = re.compile(r"\bname=([^,]*)")
 INSTANCE = re.compile(r"\bGPU-I:\s*(\d+)")
 # Xid 154: GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)
