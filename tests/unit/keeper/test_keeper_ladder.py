@@ -36,7 +36,7 @@ def done(rung: str, ago: float, instance: str = "q") -> Repair:
 
 
 def ask(settings: Settings = OPEN, history: Sequence[Repair] = (), **facts: Any) -> Step:
-    known = Facts(now=at(NOW), gate=GO, instance="q", possible=ALL, proved=True)
+    known = Facts(now=at(NOW), gate=GO, instance="q", possible=ALL, proved=True, last_start=at(NOW - 1))
     return ladder.decide(history, settings, replace(known, **facts))
 
 
@@ -142,6 +142,21 @@ def test_nothing_starts_while_the_host_goes_down() -> None:
     assert ask(history=[refused], gate=SPENT).rung == RESET_GPU
 
 
+def test_one_start_shows_whether_a_reset_helped() -> None:
+    """Asked again before that start, as each second of a back-off and after a keeper that was killed."""
+    reset = done(RESET_GPU, 20)
+    for gate in (GO, SPENT):
+        for last in (None, at(NOW - 100), at(NOW - 10, "before")):
+            step = ask(history=[reset], gate=gate, failures=9, last_start=last, calls_for="reset_gpu")
+            assert step == Step(CLEAR, "one start after the GPU reset")
+    for last in (at(NOW - 20), at(NOW - 10)):
+        assert ask(history=[reset], gate=SPENT, failures=9, last_start=last).rung == REBOOT
+    unhelpful = [replace(reset, outcome=outcome) for outcome in (repair.BEGUN, repair.FAILED)]
+    foreign = [replace(reset, instance="other"), replace(reset, at=at(NOW + 5, "before"))]
+    for one in (*unhelpful, *foreign):
+        assert ask(history=[one], gate=SPENT, failures=9, last_start=at(NOW - 100)).rung in (RESET_GPU, REBOOT)
+
+
 def test_a_start_that_was_asked_for_is_not_escalated() -> None:
     planned = d.GateDecision(d.GO, "asked for", planned=True)
     assert ask(gate=planned, failures=50) == Step(RESTART, "asked for")
@@ -165,7 +180,8 @@ def test_what_the_gate_knows_becomes_facts() -> None:
         state.starts.append(start)
     known = d.GateFacts(now=at(50), config="c", dice=0.5)
     facts = ladder.facts_of(state, GateSettings(), known, GO, instance="q", calls_for="reboot", neighbours=2)
-    assert facts == Facts(at(50), GO, "q", 4, "reboot", frozenset((RESTART, CLEAR)), False, True, 2, 0.5)
+    plain = frozenset((RESTART, CLEAR))
+    assert facts == Facts(at(50), GO, "q", 4, "reboot", plain, False, True, 2, at(30), 0.5)
     other = ladder.facts_of(state, GateSettings(), replace(known, config="other"), GO, instance="q")
     assert (other.failures, other.proved) == (0, False)
     state.parked = st.Parked(at(49), "budget", "why", "c")
@@ -203,6 +219,7 @@ def test_given_settings_are_taken() -> None:
         ({"back_off": [True]}, "ladder.back_off: [True]"),
         ({"reset_stops": ["--now"]}, "ladder.reset_stops: ['--now'] must be a list of units"),
         ({"reset_stops": [""]}, "ladder.reset_stops: ['']"),
+        ({"window": 60}, "ladder.window: 60 must be between 3600 and"),
         ({"reboot_window": 60}, "ladder.reboot_window: 60 must be between 3600 and"),
         ({"rebot": True}, "ladder.rebot: unknown key, did you mean reboot?"),
     ],
@@ -222,9 +239,9 @@ all_settings = s.builds(
     restart_tries=s.integers(0, 4),
     clear_tries=s.integers(0, 4),
     reset_gpu_tries=s.integers(1, 3),
-    window=s.floats(60, 20_000),
+    window=s.floats(repair.SHORTEST_WINDOW, 20_000),
     budget=s.integers(0, 5),
-    reboot_window=s.floats(3600, 100_000),
+    reboot_window=s.floats(repair.SHORTEST_WINDOW, 100_000),
     back_off=s.lists(s.floats(0, 300), min_size=1, max_size=4).map(tuple),
     jitter=s.floats(0, 1),
     spare_neighbours=s.booleans(),
@@ -262,6 +279,7 @@ all_facts = s.builds(
     parked=s.booleans(),
     proved=s.booleans(),
     neighbours=s.integers(0, 2),
+    last_start=s.none() | moments,
     dice=s.floats(0, 1),
 )
 
@@ -286,7 +304,9 @@ def test_law_only_opted_in_and_possible_rungs_within_tries_and_budget(
 
 @given(histories, all_settings, all_facts)
 def test_law_only_the_gate_parks(history: list[Repair], settings: Settings, facts: Facts) -> None:
-    if ladder.decide(history, settings, facts).rung == PARK:
+    """And what it parks is parked, unless a rung is left or a start is owed."""
+    step = ladder.decide(history, settings, facts)
+    if step.rung == PARK:
         assert facts.parked or facts.gate.action == d.PARK
 
 
@@ -305,8 +325,11 @@ def test_law_never_below_what_the_fault_calls_for_if_that_is_possible(
     step = ladder.decide(history, settings, facts)
     if step.rung in (PARK, NONE) or ladder.height(step.rung) >= ladder.height(facts.calls_for):
         return
+    if step.reason == "one start after the GPU reset":
+        assert any(one.rung == RESET_GPU and one.outcome == DONE for one in history)
+        return
     # Below it only because nothing at or above it could be taken; with nothing in the way, it would have been.
-    free = replace(settings, **{facts.calls_for: True}, budget=9, spare_neighbours=False)
+    free = replace(settings, reset_gpu=True, reboot=True, replace=True, budget=9, spare_neighbours=False)
     at_will = replace(facts, possible=ALL, proved=True)
     assert ladder.decide([], free, at_will).rung == facts.calls_for
     assert "beyond that" in step.reason

@@ -14,7 +14,8 @@ The ladder and the gate (decision.decide_gate) share the work, so that each thin
 
 How it climbs. The first `restart_tries` failures in a row are answered by a plain restart and the next `clear_tries`
 by clearing what the dead left behind. After those, or when the gate would park because its budget is spent, or when a
-fault calls for it, an opt-in rung is taken, the lowest that is allowed and was not yet tried. One start follows each;
+fault calls for it, an opt-in rung is taken, the lowest that is allowed and was not yet tried. One start follows each,
+whatever the gate says of it, and only its failure leads on;
 the gate's budget is still spent then, so the next failure goes one rung up, and parks when there is none. While the
 gate goes on allowing starts and no higher rung is left, they are cleared for as before.
 
@@ -45,6 +46,7 @@ from vllm_keeper.clock import Moment, duration
 from vllm_keeper.config import GateSettings
 from vllm_keeper.repair import (
     CLEAR,
+    DONE,
     FAILED,
     HEAVY,
     LADDER,
@@ -75,6 +77,7 @@ class Facts:
     parked: bool = False
     proved: bool = False  # this configuration has served on this host
     neighbours: int = 0  # other instances of this host that serve now
+    last_start: Moment | None = None
     dice: float = 0.0  # 0..1, drawn once for each decision
 
 
@@ -107,6 +110,7 @@ def facts_of(
         parked=state.parked is not None and d.still_parked(state.parked, known),
         proved=any(one.ready_at is not None and _same(one.config, known.config) for one in state.starts),
         neighbours=neighbours,
+        last_start=state.starts[-1].at if state.starts else None,
         dice=known.dice,
     )
 
@@ -124,6 +128,8 @@ def decide(history: Sequence[Repair], settings: Settings, facts: Facts) -> Step:
         return Step(PARK, facts.gate.reason)
     if facts.calls_for == IGNORE and facts.gate.action == d.GO and not facts.failures:
         return Step(NONE, "the fault calls for nothing")
+    if _owes_a_start(history, facts):
+        return Step(CLEAR, "one start after the GPU reset")
     return _climb(history, settings, facts, FLOORS.get(facts.calls_for, RESTART))
 
 
@@ -196,6 +202,20 @@ def _pause(history: Sequence[Repair], settings: Settings, facts: Facts) -> float
         return 0.0
     step = settings.back_off[min(len(ages), len(settings.back_off)) - 1]
     return max(0.0, step * (1 - settings.jitter * min(1.0, max(0.0, facts.dice))) - min(ages))
+
+
+def _owes_a_start(history: Sequence[Repair], facts: Facts) -> bool:
+    """Were this instance's GPUs reset, and no start since has shown whether it helped? (A reboot is a start's own.)"""
+    last = facts.last_start
+    since = last.boot if last is not None and last.boot_id == facts.now.boot_id else -1.0
+    return any(
+        one.rung == RESET_GPU
+        and one.outcome == DONE
+        and one.instance == facts.instance
+        and one.at.boot_id == facts.now.boot_id
+        and one.at.boot > since  # the start that follows carries the same moment
+        for one in history
+    )
 
 
 def _rebooting(history: Sequence[Repair], now: Moment) -> float:

@@ -58,6 +58,8 @@ class Settings:
     dry_run: bool = False
 
 
+# Shorter, a rung that did not help would be tried again before the failure after it could count against it.
+SHORTEST_WINDOW = 3600.0
 LONGEST_BACK_OFF = 300.0  # the gate holds a start back for no longer: the unit's time limit is derived from it
 
 
@@ -71,9 +73,9 @@ def read(reader: Reader) -> Settings:
         restart_tries=reader.count("restart_tries", default.restart_tries, 0, 100),
         clear_tries=reader.count("clear_tries", default.clear_tries, 0, 100),
         reset_gpu_tries=reader.count("reset_gpu_tries", default.reset_gpu_tries, 1, 10),
-        window=reader.number("window", default.window, 60, 30 * 86400),
+        window=reader.number("window", default.window, SHORTEST_WINDOW, 30 * 86400),
         budget=reader.count("budget", default.budget, 0, 20),
-        reboot_window=reader.number("reboot_window", default.reboot_window, 3600, 365 * 86400),
+        reboot_window=reader.number("reboot_window", default.reboot_window, SHORTEST_WINDOW, 365 * 86400),
         back_off=_back_off(reader, default.back_off),
         jitter=reader.number("jitter", default.jitter, 0, 1),
         spare_neighbours=reader.flag("spare_neighbours", default.spare_neighbours),

@@ -35,13 +35,13 @@ def positive(text: str) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--region", default="", help="default: from the instance metadata")
     common.add_argument("--instance-id", default="", help="default: from the instance metadata")
     common.add_argument("--endpoint-url", default="", help="instead of AWS's own")
     common.add_argument("--deadline", type=positive, default=30.0, help="seconds after which all is given up")
     common.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
-    fleet = argparse.ArgumentParser(add_help=False)
+    fleet = _Parser(add_help=False)
     fleet.add_argument("--group", default="", help="Auto Scaling Group; default: the one that the host is in")
     fleet.add_argument("--target-group", action="append", default=[], help="name or ARN; may be repeated")
     fleet.add_argument("--expires", type=positive, default=900.0, help="seconds that a claim holds")
