@@ -310,5 +310,5 @@ def _wants_canary(memory: Memory, look: Look, settings: WatchSettings, judgement
     # What is in the queue will show whether it moves; one more request would only wait with it.
     if look.counters is not None and (look.counters.running or look.counters.waiting):
         return False
-    last = max(moment for moment in (memory.progress_at, look.canary.done, 0.0) if moment is not None)
-    return look.at - last >= canary.every or last == 0.0
+    known = [moment for moment in (memory.progress_at, look.canary.done) if moment is not None]
+    return not known or look.at - max(known) >= canary.every

@@ -1,0 +1,305 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The watcher's decision: its laws over any sequence of looks, and a table of what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from vllm_keeper import decision as d
+from vllm_keeper.watch.counters import Counters, Engine
+from vllm_keeper.watch.judgement import CanaryNews, Judgement, Look, Memory, judge
+from vllm_keeper.watch.settings import CanarySettings, WatchSettings
+
+SETTINGS = WatchSettings()
+RUNS = d.Observation(phase=d.RUNNING, detail="active (running)", process_age=1000.0, ready=True)
+OK = d.Health("ok", "GET /health: 200 in 0.001 s")
+LATE = d.Health("timeout", "GET /health: no whole answer within 0.5 s")
+REFUSED = d.Health("refused", "GET /health: connection refused")
+KILLS = (d.KILL, d.RESTART)
+
+
+def counted(moved: float = 0.0, running: float = 0.0, waiting: float = 0.0) -> Counters:
+    return Counters({"0": Engine((moved,), running, waiting)})
+
+
+def look(at: float, counters: Counters | None = None, **changes: object) -> Look:
+    base = Look(at=at, begun=at, process=RUNS, pid=7, health=OK, counters=counters, metrics=True)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def watch(looks: Sequence[Look], settings: WatchSettings = SETTINGS, memory: Memory | None = None) -> list[Judgement]:
+    told, memory = [], memory or Memory()
+    for one in looks:
+        memory, judgement = judge(memory, one, settings)
+        told.append(judgement)
+    return told
+
+
+def first_kill(looks: Sequence[Look], settings: WatchSettings = SETTINGS) -> float | None:
+    for one, judgement in zip(looks, watch(looks, settings)):
+        if judgement.action in KILLS:
+            return one.at
+    return None
+
+
+def ticks(seconds: float, step: float = 0.2, begin: float = 0.0) -> list[float]:
+    return [begin + number * step for number in range(int(seconds / step) + 1)]
+
+
+# --- laws -----------------------------------------------------------------------------------------------------
+
+gaps = some.floats(0.01, 5.0)
+activity = some.sampled_from([None, True, False])
+
+
+@given(some.lists(some.tuples(gaps, activity, some.floats(0, 50), some.floats(0, 500)), max_size=80))
+def test_law_a_server_that_progresses_is_never_killed(steps: list[tuple[float, bool | None, float, float]]) -> None:
+    looks, at = [], 0.0
+    for number, (gap, active, running, waiting) in enumerate(steps):
+        at += gap
+        # A canary that is starved by the users' queue is no sign of anything while that moves.
+        news = CanaryNews(since=0.0)
+        looks.append(look(at, counted(number, running, waiting), engine_active=active, canary=news))
+    assert first_kill(looks) is None
+
+
+@given(
+    some.lists(some.tuples(gaps, activity, some.sampled_from([OK, LATE, REFUSED])), max_size=60),
+    some.floats(1, 10_000),
+)
+def test_law_a_loading_server_is_never_killed_before_its_deadline(
+    steps: list[tuple[float, bool | None, d.Health]], limit: float
+) -> None:
+    looks, at = [], 0.0
+    for gap, active, health in steps:
+        at += gap
+        loads = replace(RUNS, ready=False, process_age=min(at, limit), start_timeout=limit)
+        looks.append(look(at, health=health, metrics=False, process=loads, engine_active=active, api_active=active))
+    assert first_kill(looks) is None
+
+
+@given(
+    some.floats(0.05, 1.0),
+    some.sampled_from(["loaded", "idle", "no metrics", "read 0 while it hangs"]),
+    some.floats(0, 10),
+)
+def test_law_a_hang_is_found_in_bounded_time_idle_or_loaded(step: float, kind: str, longest: float) -> None:
+    """And with the canary's own interval and two looks on top, no later."""
+    limit = max(SETTINGS.stall_after, SETTINGS.stall_factor * longest)
+    memory, sent, killed, at = Memory(longest=longest), None, None, 0.0
+    while killed is None and at < 200:
+        counters = {
+            "loaded": counted(5, 3, 9), "idle": counted(5), "no metrics": None, "read 0 while it hangs": counted(5),
+        }[kind]  # fmt: skip
+        seen = look(at, counters, engine_active=False, canary=CanaryNews(since=sent))
+        memory, judgement = judge(memory, seen, SETTINGS)
+        if judgement.canary and sent is None:
+            sent = at
+        killed = at if judgement.action in KILLS else None
+        at += step
+    assert killed is not None
+    assert killed <= limit + SETTINGS.canary.every + 3 * step + 1e-6
+
+
+@given(some.floats(0.05, 1.0), some.booleans())
+def test_law_a_hang_that_uses_a_cpu_is_found_after_patience(step: float, idle: bool) -> None:
+    counters = counted(5) if idle else counted(5, 1, 0)
+    news = CanaryNews(since=0.0) if idle else CanaryNews()
+    looks = [look(at, counters, engine_active=True, canary=news) for at in ticks(SETTINGS.patience + 5, step)]
+    killed = first_kill(looks)
+    assert killed is not None
+    assert SETTINGS.patience <= killed <= SETTINGS.patience + 2 * step + 1
+
+
+@given(some.floats(0.1, 1.0))
+def test_law_a_silent_api_is_found_in_bounded_time(step: float) -> None:
+    looks = [look(0, counted())]
+    looks += [
+        look(at + 0.5, None, begun=at, health=LATE, metrics=False, api_active=False) for at in ticks(20, step, 1.0)
+    ]
+    killed = first_kill(looks)
+    assert killed is not None
+    assert killed <= 1.0 + SETTINGS.stall_after + 0.5 + 3 * step
+
+
+@given(some.lists(some.floats(-1e6, 1e6), min_size=1, max_size=30))
+def test_law_a_clock_that_jumps_kills_nobody(jumps: list[float]) -> None:
+    """Whatever the clock says, a few looks are no evidence: each counts for a second at most, and must be agreed."""
+    looks, at = [look(0, counted(1, 1, 0), engine_active=True)], 0.0
+    for jump in jumps:
+        at += jump
+        looks.append(look(at, counted(1, 1, 0), engine_active=True))
+    killed = [one for one, judgement in zip(looks, watch(looks)) if judgement.action in KILLS]
+    assert not killed or len(looks) > SETTINGS.patience
+
+
+def test_a_keeper_that_slept_has_seen_nothing() -> None:
+    looks = [look(0, counted(1, 1, 0)), look(3600, counted(1, 1, 0), engine_active=False)]
+    assert first_kill(looks) is None
+
+
+@given(some.lists(some.one_of(some.none(), some.integers(0, 1000)), min_size=3, max_size=80))
+def test_law_missing_garbled_or_reset_counters_kill_nobody_who_answers_canaries(values: list[int | None]) -> None:
+    looks = []
+    for number, value in enumerate(values):
+        counters = None if value is None else counted(value)
+        news = CanaryNews(done=number * 1.0, kind="ok", detail="")
+        looks.append(look(number * 1.0, counters, engine_active=False, canary=news))
+    assert first_kill(looks) is None
+
+
+@given(some.data())
+def test_law_nothing_raises_and_every_verdict_is_known(data: some.DataObject) -> None:
+    memory, at = Memory(), 0.0
+    for _number in range(data.draw(some.integers(1, 25))):
+        at += data.draw(some.floats(-5, 100))
+        health = data.draw(some.sampled_from([None, OK, LATE, REFUSED, d.Health("status", "503")]))
+        counters = data.draw(
+            some.sampled_from([None, Counters({}), counted(1, 1, 1), counted(2), Counters({"1": Engine((1.0,), 2, 0)})])
+        )
+        news = CanaryNews(
+            since=data.draw(some.sampled_from([None, at, at - 50])),
+            done=data.draw(some.sampled_from([None, at - 1])),
+            kind=data.draw(some.sampled_from(["", "ok", "status", "timeout", "broken"])),
+        )
+        process = replace(
+            RUNS,
+            phase=data.draw(some.sampled_from([d.RUNNING, d.STARTING, d.HELD, d.STOPPED, d.STOPPING, d.MISSING])),
+            parked=data.draw(some.sampled_from(["", "by hand"])),
+            intent=data.draw(some.sampled_from(["", "stop", "revive"])),
+        )
+        one = look(
+            at, counters, health=health, metrics=data.draw(some.booleans()), canary=news, process=process,
+            pid=data.draw(some.sampled_from([0, 7, 8])), engine_active=data.draw(activity),
+            api_active=data.draw(activity), engine_lost=data.draw(some.sampled_from([0, 9])),
+        )  # fmt: skip
+        memory, judgement = judge(memory, one, SETTINGS)
+        assert judgement.verdict in {
+            "starting", "healthy", "busy", "hung", "dead", "draining", "gpu_fault", "parked", "stopped",
+        }  # fmt: skip
+        assert judgement.reason
+        assert process.parked == "" or judgement.action == d.NONE
+
+
+# --- what it knows of steps ----------------------------------------------------------------------------------
+
+
+def test_the_longest_step_is_learned_and_stretches_the_limit() -> None:
+    slow = [look(at, counted(1, 1, 0), engine_active=True) for at in ticks(4.0)]
+    memory = Memory()
+    for one in [*slow, look(4.2, counted(2, 1, 0))]:
+        memory, _judgement = judge(memory, one, SETTINGS)
+    assert memory.longest == pytest.approx(4.0, abs=0.3)
+    still = [look(at, counted(2, 1, 0), engine_active=False) for at in ticks(30, begin=4.4)]
+    killed = next(one.at for one, told in zip(still, watch(still, memory=memory)) if told.action in KILLS)
+    assert killed - 4.4 == pytest.approx(SETTINGS.stall_factor * memory.longest, abs=0.5)
+
+
+def test_a_hang_that_went_away_teaches_nothing_beyond_the_longest_step_believed() -> None:
+    memory = Memory()
+    for one in [*(look(at, counted(1, 1, 0), engine_active=True) for at in ticks(40)), look(41, counted(2, 1, 0))]:
+        memory, _judgement = judge(memory, one, SETTINGS)
+    assert memory.longest == 0
+
+
+def test_another_process_begins_anew_but_keeps_the_longest_step() -> None:
+    memory = Memory(pid=7, at=0.0, longest=3.0)
+    memory, _judgement = judge(memory, look(1, counted(1, 1, 0), pid=8), SETTINGS)
+    assert (memory.pid, memory.longest, memory.waits["0"].stalled) == (8, 3.0, 0.0)
+
+
+def test_one_engine_of_two_that_hangs_is_seen_though_the_other_goes_on() -> None:
+    looks = [
+        look(at, Counters({"0": Engine((at,), 1, 0), "1": Engine((1.0,), 1, 0)}), engine_active=False)
+        for at in ticks(5)
+    ]
+    told = watch(looks)[-1]
+    assert told.action == d.KILL
+    assert "engine 1" in told.reason
+
+
+# --- canary --------------------------------------------------------------------------------------------------
+
+
+def test_no_canary_while_requests_run_or_wait_or_have_just_been_answered() -> None:
+    assert not any(told.canary for told in watch([look(at, counted(at, 1, 0)) for at in ticks(10)]))
+    assert not any(told.canary for told in watch([look(at, counted(at)) for at in ticks(10)]))
+
+
+def test_an_idle_server_gets_one_a_second_at_most() -> None:
+    done, sent = None, 0
+    memory = Memory()
+    for at in ticks(20, 0.1, 100.0):
+        memory, told = judge(memory, look(at, counted(1), canary=CanaryNews(done=done, kind="ok")), SETTINGS)
+        if told.canary:
+            sent, done = sent + 1, at
+    assert 18 <= sent <= 21
+
+
+@pytest.mark.parametrize(
+    "news",
+    [CanaryNews(since=1.0), CanaryNews(refused="POST /v1/completions: status 401")],
+    ids=["under way", "never answered"],
+)
+def test_no_canary_when_one_is_under_way_or_it_is_no_use(news: CanaryNews) -> None:
+    assert not any(told.canary for told in watch([look(at, counted(1), canary=news) for at in (0.0, 1.0)]))
+
+
+def test_no_canary_when_it_is_switched_off() -> None:
+    off = replace(SETTINGS, canary=CanarySettings(enabled=False))
+    assert not any(told.canary for told in watch([look(at, counted(1)) for at in ticks(10)], off))
+
+
+def test_a_refused_canary_never_kills() -> None:
+    looks = [
+        look(at, counted(1), canary=CanaryNews(done=at, kind="status", refused="status 401"), engine_active=False)
+        for at in ticks(30)
+    ]
+    assert first_kill(looks) is None
+
+
+def test_canaries_that_fail_with_500_kill_after_three() -> None:
+    looks = [
+        look(at, counted(1), canary=CanaryNews(done=at, kind="status", detail="status 500"), engine_active=False)
+        for at in (1.0, 2.0, 3.0)
+    ]
+    assert [told.action for told in watch(looks)] == [d.NONE, d.NONE, d.KILL]
+
+
+# --- direct evidence -----------------------------------------------------------------------------------------
+
+
+def test_a_lost_engine_is_not_waited_for_once_health_says_so() -> None:
+    bad = d.Health("status", "GET /health: status 503")
+    told = watch([look(0, counted()), look(0.1, engine_lost=9), look(0.2, engine_lost=9, health=bad)])
+    assert [one.action for one in told] == [d.NONE, d.NONE, d.KILL]
+    assert told[1].doubt
+
+
+def test_health_other_than_200_is_believed_at_the_second_look() -> None:
+    bad = d.Health("status", "GET /health: status 503")
+    told = watch([look(0, health=bad), look(0.2, health=bad)])
+    assert [one.action for one in told] == [d.NONE, d.KILL]
+    assert [one.action for one in watch([look(0, health=bad), look(0.2), look(0.4, health=bad)])] == [d.NONE] * 3
+
+
+def test_an_active_api_that_does_not_answer_is_given_its_patience() -> None:
+    late = [
+        look(at + 0.5, None, begun=at, health=LATE, metrics=False, api_active=True)
+        for at in ticks(SETTINGS.api_patience + 5, 0.6, 1.0)
+    ]
+    killed = first_kill([look(0, counted()), *late])
+    assert killed is not None
+    assert killed >= SETTINGS.api_patience
+
+
+def test_what_is_not_to_be_judged_is_not() -> None:
+    stopped = look(0, process=replace(RUNS, phase=d.STOPPED, stopped_on_purpose=True), pid=0, health=None)
+    starting = look(1, pid=0, health=None, metrics=False)
+    assert [told.verdict for told in watch([stopped, starting])] == ["stopped", "starting"]
