@@ -1,0 +1,115 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What it costs to look at a server: a cycle of the keeper's watcher, against a run of the source guide's script.
+
+    python -m bench.probe_cost [--cycles 1000] [--runs 500]
+
+CPU seconds, user and system, of whoever looks; what the server spends on its answer is in neither figure. Both look at
+the same server, a stand-in for vLLM whose /metrics is as large as vLLM's. Two kinds of cycle: while requests run, when
+a look is /health, /metrics and the judgement; and while it is idle, when a canary goes with it: a whole completion,
+which the guide's script does not ask for. The script is charged for bash and curl, not for cron's own processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from vllm_keeper import context
+from vllm_keeper.log import Log
+from vllm_keeper.watch.board import Board
+from vllm_keeper.watch.watcher import Watcher
+
+from bench import site as sites
+
+SCRIPT = Path(__file__).parent / "recipe/check_vllm.sh"
+GOAL = 50.0
+WARM = 50  # cycles that are not counted: imports, first connection, first canary
+
+
+def cost(cycle: Callable[[], object], number: int) -> float:
+    """CPU seconds of one cycle, of all threads. By the process's own clock, which is finer than os.times."""
+    for _ in range(WARM):
+        cycle()
+    begun = time.process_time()
+    for _ in range(number):
+        cycle()
+    return (time.process_time() - begun) / number
+
+
+def watcher(site: sites.Site, every: float) -> Watcher:
+    """The keeper's own, in this process. EVERY: seconds of idleness until a canary is sent."""
+    built = context.build(site.etc, site.state, site.instances[0].name, Log("bench"))
+    watch = replace(built.instance.watch, canary=replace(built.instance.watch.canary, every=every))
+    built.instance = replace(built.instance, watch=watch)
+    return Watcher(built, Board())
+
+
+def canaries(one: Watcher) -> int:
+    return sum(one.canary.sent.values())
+
+
+def script(port: int, runs: int) -> float:
+    """CPU seconds of one run of the guide's script, whose first try is answered."""
+
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    command = [str(SCRIPT), f"http://127.0.0.1:{port}/health", "false"]
+    subprocess.run(command, check=True)
+    begun = spent()
+    for _ in range(runs):
+        subprocess.run(command, check=True)
+    return (spent() - begun) / runs
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=500, help="of the guide's script")
+    given = parser.parse_args()
+
+    sites.private_run_directory()
+    with sites.Site(1) as site:
+        port = site.instances[0].port
+        theirs = script(port, given.runs)
+        with sites.Load(site.instances[0], 2, 1000):
+            time.sleep(0.5)
+            loaded = watcher(site, 1.0)
+            busy = cost(loaded.step, given.cycles)
+            sent = canaries(loaded)
+            loaded.close()
+        idle_watcher = watcher(site, 0.0)
+
+        def idle() -> None:
+            idle_watcher.step()
+            while idle_watcher.canary.news.since is not None:
+                idle_watcher.family.wait(1)
+
+        resting = cost(idle, given.cycles)
+        idle_sent = canaries(idle_watcher)
+        idle_watcher.close()
+    print(f"CPU of one look at the same server (load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores):")
+    for what, seconds in (
+        (f"check_vllm.sh, {given.runs} runs", theirs),
+        (f"watcher while requests run, {given.cycles} cycles, {sent} canaries", busy),
+        (f"watcher while idle, {given.cycles} cycles, {idle_sent} canaries", resting),
+    ):
+        print(f"  {what:60} {seconds * 1000:7.3f} ms")
+    print(f"watching at 1 Hz takes {busy * 100:.2f} % of a core, with a canary each time {resting * 100:.2f} %")
+    print(f"ratio: {theirs / busy:.0f} x less (goal {GOAL:.0f}), with a canary each time {theirs / resting:.0f} x less")
+    return 0 if theirs / busy >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
