@@ -217,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Keeper(socketserver.ThreadingTCPServer):
-    """A stand-in for the keeper's port, on its agent-check's side: it answers `says`, and None is silence."""
+    """A stand-in for the keeper's port, on its agent-check's side: it answers `says`; None is silence, "" hangs up."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -253,7 +253,8 @@ class Question(socketserver.StreamRequestHandler):
             self.connection.settimeout(10)
             self.connection.recv(1)
             return
-        self.wfile.write(f"{words}\n".encode())
+        if words:
+            self.wfile.write(f"{words}\n".encode())
         self.server.asked[asked] += 1
 
 

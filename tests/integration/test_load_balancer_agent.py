@@ -123,10 +123,10 @@ def test_the_check_brings_a_server_back_only_if_the_keeper_agrees(rig: Rig) -> N
     assert balancer.state_of("gpu1") == "DOWN (agent)"
 
 
-@pytest.mark.parametrize("keeper", ["refuses", "says nothing"])
+@pytest.mark.parametrize("keeper", ["refuses", "says nothing", "hangs up"])
 def test_without_a_keepers_word_the_check_alone_decides(rig: Rig, keeper: str) -> None:
     gpu1 = rig.server("gpu1")
-    port = free_port() if keeper == "refuses" else rig.keeper(None).port
+    port = free_port() if keeper == "refuses" else rig.keeper("" if keeper == "hangs up" else None).port
     balancer = started(rig, port)
     wait_for(lambda: balancer.told("gpu1")["agent"] == "silent", what="asked in vain")
     assert balancer.request()[0] == 200
@@ -149,6 +149,19 @@ def test_a_keeper_that_dies_while_its_server_serves_changes_nothing(rig: Rig) ->
     wait_for(lambda: balancer.told("gpu1")["agent"] == "silent", what="the keeper is gone")
     assert balancer.request()[0] == 200
     assert balancer.notices() == []
+
+
+def test_a_keeper_that_does_not_know_yet_says_nothing_and_changes_nothing(rig: Rig) -> None:
+    """As after its own restart: neither is a server that serves taken out, nor a hung one put back."""
+    keeper, balancer = one(rig)
+    keeper.say("")
+    wait_for(lambda: balancer.told("gpu1")["agent"] == "silent", what="hung up on")
+    assert balancer.request()[0] == 200
+    keeper.say(HUNG)
+    wait_for(lambda: balancer.request()[0] == 503, 2, "gpu1 out")
+    keeper.say("")
+    wait_for(lambda: balancer.told("gpu1")["agent"] == "silent", what="hung up on again")
+    assert balancer.state_of("gpu1") == "DOWN (agent)"
 
 
 @pytest.mark.parametrize(("word", "force"), [(HUNG, "agent up"), (DRAINING, "weight 100%")])
