@@ -29,6 +29,8 @@ from ansible_collections.steadfast.vllm.tests.real_runner import real_runner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from vllm_keeper.watch import endpoint
+from vllm_keeper.watch.board import Board
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-hunter2"
@@ -162,9 +164,9 @@ def run(**options: t.Any) -> tuple[int, Result, str]:
     return done.returncode, json.loads(done.stdout), done.stdout + done.stderr
 
 
-def play(book: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def play(book: Path | str, *options: str, hosts: str = "localhost,") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [Path(sys.prefix, "bin", "ansible-playbook"), "-i", "localhost,", "-c", "local", book, *options],
+        [Path(sys.prefix, "bin", "ansible-playbook"), "-i", hosts, "-c", "local", book, *options],
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"), "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
         text=True,
@@ -472,6 +474,28 @@ def test_a_keeper_s_port_that_does_not_judge_is_not_recommended(table: dict[str,
     assert says in result["problems"][0]
 
 
+def test_the_keeper_s_own_port_is_understood() -> None:
+    board = Board()
+    with endpoint.Endpoint(("127.0.0.1", 0), board) as real:
+        serving_it = threading.Thread(target=real.serve_forever, daemon=True)
+        serving_it.start()
+
+        def ask(name: str) -> Result:
+            with serving() as server:
+                return look(server.port, name=name, keeper_port=real.server_port, timeout=5)
+
+        board.show("q", verdict="healthy")
+        good = ask("q")
+        board.show("q", verdict="hung")
+        bad, unknown = ask("q"), ask("other")
+        real.shutdown()
+        serving_it.join()
+    assert good["healthy"] and good["recommended_path"] == "/ready/q"
+    assert not bad["healthy"] and "q: not ready: hung" in bad["problems"][0]
+    assert not unknown["healthy"] and unknown["recommended_path"] == "/health"
+    assert "no such instance" in unknown["problems"][0]
+
+
 # TLS
 
 
@@ -582,3 +606,46 @@ def test_until_waits_for_the_first_good_answer(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert asked == [3, 1]
     assert done.stdout.count("FAILED - RETRYING") == 2
+
+
+def test_one_page_tells_the_state_of_every_instance_from_its_host_and_from_the_balancer(tmp_path: Path) -> None:
+    row = {"name": "good", "verdict": "healthy", "healthy": True, "reason": "it answers", "next_action": "none"}
+    command = keeper(tmp_path, f"echo '{json.dumps({'instances': [row]})}'")
+    no_ssh = tmp_path / "ssh"
+    no_ssh.write_text("#!/bin/sh\necho nobody there >&2\nexit 255\n")
+    no_ssh.chmod(0o755)
+    with serving({"/v1/models": guarded(reply(200, MODELS))}) as server, serving({"/ready/good": reply(200)}) as port:
+
+        def host(name: str, at: int, **over: object) -> dict[str, object]:
+            instance = {"name": name, "model": "/srv/m", "port": at, "api_key": KEY}
+            return {"vllm_instances": [instance], "vllm_address": "127.0.0.1", **over}
+
+        hosts = {
+            "gpu1": host("good", server.port),
+            "gpu2": host("down", free_port()),
+            "gpu3": host("gone", 8003, ansible_connection="ssh", ansible_ssh_executable=str(no_ssh)),
+        }
+        common = {
+            "ansible_become": False,
+            "ansible_python_interpreter": sys.executable,
+            "vllm_keeper_port": port.port,
+            "vllm_health_check": {"path": "/"},
+            "status_keeper_command": command,
+            "status_canary": "text",
+        }
+        inventory = tmp_path / "hosts.yml"
+        groups = {"vllm": {"hosts": hosts}, "load_balancer": {"hosts": {"lb1": {}}}}
+        inventory.write_text(yaml.safe_dump({"all": {"vars": common, "children": groups}}))
+        told = play("steadfast.vllm.status", "-v", hosts=str(inventory))
+        failed = play("steadfast.vllm.status", "-e", "status_fail=true", "--limit", "gpu2", hosts=str(inventory))
+        canaries = len(server.asked("/v1/completions"))
+    page = told.stdout + told.stderr
+    assert told.returncode == 0, page
+    assert f"from gpu1: good at http://127.0.0.1:{server.port}: healthy, vLLM 0.32.0, serves m" in page
+    assert "from gpu2: down at http://127.0.0.1:" in page and "connection refused: it is down" in page
+    assert "from gpu3: NOT KNOWN: " in page and "nobody there" in page.partition("from gpu3: ")[2]
+    assert f"from lb1: good at http://127.0.0.1:{server.port}: healthy" in page
+    assert "from lb1: gone at http://127.0.0.1:8003: NOT HEALTHY" in page
+    assert "balancer_path: / does not fit" in page and f"ask /ready/good on port {port.port}" in page
+    assert canaries == 1 and KEY not in page
+    assert failed.returncode != 0 and "from gpu2: down at" in failed.stdout + failed.stderr
