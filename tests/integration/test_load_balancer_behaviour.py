@@ -132,6 +132,8 @@ def test_checks_can_ask_another_port(rig: Rig) -> None:
 def test_a_dead_host_costs_no_request_before_the_checks_notice(rig: Rig) -> None:
     gpu1, gpu2 = rig.server("gpu1"), rig.server("gpu2")
     balancer = rig.balancer(health_check={"interval": 30, "unhealthy_threshold": 10})
+    # A server whose very first check fails is down at once, whatever the threshold.
+    wait_for(lambda: balancer.stats()["gpu1"]["check_status"] == "L7OK", what="the first check")
     gpu1.die()
 
     assert served_by(balancer, 20) == {"gpu2"}
