@@ -65,7 +65,8 @@ def xids(lines: Iterable[Line]) -> list[xid.Xid]:
 class KernelLog:
     """From the end on, or from the record after AFTER, which the caller remembered from the same boot.
 
-    A plain file in place of the device is followed like any log; each of its lines counts as the kernel's.
+    A plain file in place of the device is followed like any log (with AFTER: from its beginning), and each of its
+    lines counts as the kernel's.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class KernelLog:
             self._fail(OSError(errno.ENODEV, "it is another device, as in a container"))
             return False
         if self._plain:
-            if not self._seen:
+            if not self._seen and self._after is None:
                 with contextlib.suppress(OSError):  # a pipe has no end to go to
                     os.lseek(handle, 0, os.SEEK_END)
         elif self._after is None and self.sequence is None:
