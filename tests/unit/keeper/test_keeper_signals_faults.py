@@ -97,7 +97,7 @@ class Host:
         self.nvml, self.log, self.now = folder / "nvml.json", folder / "kmsg", 1000.0
         self.log.touch()
         self.say(CARD, OTHER)
-        self.signals = HostSignals(SETTINGS, self.log, monotonic=lambda: self.now)
+        self.signals = HostSignals(replace(SETTINGS, kernel_log=str(self.log)), monotonic=lambda: self.now)
 
     def say(self, *cards: dict[str, Any], **more: Any) -> None:
         self.nvml.write_text(json.dumps({"driver": "580.1", "gpus": cards, **more}), encoding="utf-8")
@@ -184,7 +184,7 @@ def test_news_is_told_once(host: Host) -> None:
 
 
 def test_a_host_without_gpus_and_log_says_so_and_finds_no_fault(tmp_path: Path) -> None:
-    signals = HostSignals(gpu.Settings(python=str(tmp_path / "python")), tmp_path / "kmsg")
+    signals = HostSignals(gpu.Settings(python=str(tmp_path / "python"), kernel_log=str(tmp_path / "kmsg")))
     signals.start()
     signals.sampler.now()
     assert signals.faults("a", 1, 10, None, ()) == []
@@ -195,7 +195,7 @@ def test_a_host_without_gpus_and_log_says_so_and_finds_no_fault(tmp_path: Path) 
 
 
 def before(host: Host, since: float | None = 100, devices: tuple[str, ...] | None = ("0",)) -> faults.Before:
-    return faults.before_start(replace(SETTINGS, devices=devices), since, host.log)
+    return faults.before_start(replace(SETTINGS, devices=devices, kernel_log=str(host.log)), since)
 
 
 def test_the_gate_asks_nvml(host: Host) -> None:
@@ -224,7 +224,7 @@ def test_the_gate_takes_only_lines_of_the_run_that_ended(host: Host) -> None:
     host.log.write_text(f"3,1,50000000,-;NVRM: {RESET}\n", encoding="utf-8")  # 50 s after boot
 
     def asked(since: float) -> str:
-        settings = replace(SETTINGS, devices=None)
-        return faults.before_start(settings, since, host.log, monotonic=lambda: 60.0).calls_for
+        settings = replace(SETTINGS, kernel_log=str(host.log))
+        return faults.before_start(settings, since, monotonic=lambda: 60.0).calls_for
 
     assert asked(20) == "reset_gpu" and asked(5) == ""

@@ -101,14 +101,13 @@ class HostSignals:
     def __init__(
         self,
         settings: gpu.Settings,
-        log_path: Path = kernel_log.KMSG,
         table: xid.Table | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings, self._monotonic = settings, monotonic
         self.table = table or xid.load()
         self.sampler = Sampler(Reader(settings, monotonic=monotonic), settings.interval, monotonic)
-        self._log = kernel_log.KernelLog(log_path, monotonic=monotonic)
+        self._log = kernel_log.KernelLog(Path(settings.kernel_log), monotonic=monotonic)
         self._reported: deque[Reported] = deque(maxlen=KEPT)
         self._servers: dict[str, _Server] = {}
         self._lock = threading.Lock()
@@ -197,7 +196,6 @@ class Before:
 def before_start(
     settings: gpu.Settings,
     since: float | None = None,
-    log_path: Path = kernel_log.KMSG,
     reader: Reader | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Before:
@@ -214,7 +212,7 @@ def before_start(
     faults = gpu.faults(readings, None, settings, table)
     sums_up = bool(readings.gpus) and all(one.recovery_action is not None for one in readings.gpus)
     if since is not None and not sums_up and readings.state != gpu.ABSENT:
-        log = kernel_log.KernelLog(log_path, after=-1)
+        log = kernel_log.KernelLog(Path(settings.kernel_log), after=-1)
         begun = monotonic() - since
         lines = [line for line in log.poll() if line.at is None or line.at >= begun]
         log.close()

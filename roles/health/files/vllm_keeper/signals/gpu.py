@@ -38,6 +38,7 @@ class Settings:
     retry: float = 300  # seconds until an absent GPU is looked for again
     unattributed: float = 1024  # MiB that may be held by nobody's process: contexts being built up and torn down
     hang_after: int = 3  # looks that failed in a row before the driver is at fault
+    kernel_log: str = "/dev/kmsg"  # where Xids are told; a plain file for rehearsals
 
 
 def read(reader: Reader) -> Settings:
@@ -53,6 +54,7 @@ def read(reader: Reader) -> Settings:
         retry=reader.number("retry", default.retry, 1, 86400),
         unattributed=reader.number("unattributed", default.unattributed, 1, 1 << 24),
         hang_after=reader.count("hang_after", default.hang_after, 1, 1000),
+        kernel_log=reader.path("kernel_log", default.kernel_log),
     )
 
 
