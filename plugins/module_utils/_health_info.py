@@ -239,16 +239,21 @@ def keeper_row(name: str, command: str, status: int, out: str, err: str) -> dict
         return {**row, "verdict": str(row["verdict"]), "reason": str(row["reason"]), "healthy": row["healthy"] is True}
     except (ValueError, KeyError, TypeError, StopIteration):
         words = " ".join((err or out).split())[-300:]
-        return keeper_missing(name, f"`{command} status --json {name}` ended with {status} and no answer: {words}")
+        return keeper_missing(
+            name,
+            f"`{command} status --json {name}` ended with {status} and no answer: {words}",
+            "ask as root (become: true), for an instance of this host; site.yml installs the keeper",
+        )
 
 
-def keeper_missing(name: str, reason: str) -> dict[str, t.Any]:
+def keeper_missing(name: str, reason: str, mend: str) -> dict[str, t.Any]:
+    """The row where the keeper tells nothing."""
     return {
         "name": name,
         "verdict": "unknown",
         "healthy": False,
         "reason": reason,
-        "next_action": "run site.yml on this host, as root; it installs the keeper",
+        "next_action": mend,
     }
 
 

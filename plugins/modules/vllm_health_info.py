@@ -354,11 +354,13 @@ class Looker:
     def _keeper(self) -> dict[str, t.Any]:
         command, name = self.params["keeper_command"], self.params["name"]
         if not os.path.exists(command):
-            return core.keeper_missing(name, f"{command} is not on this host")
+            return core.keeper_missing(name, f"{command} is not on this host", "run site.yml, which installs it")
         try:
             done = self.run([command, "status", "--json", name], timeout=KEEPER_TIMEOUT)
         except OSError as error:  # TimeoutError is one
-            return core.keeper_missing(name, f"{command} status: {error}")
+            return core.keeper_missing(
+                name, f"`{command} status`: {error}", "see to the load of the host, then to the keeper"
+            )
         return core.keeper_row(name, command, done.status, done.output, done.errors)
 
     def _ready(self, within: float) -> _exchange.Answer:

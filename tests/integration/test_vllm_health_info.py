@@ -146,7 +146,7 @@ def free_port() -> int:
 def look(port: int, **options: t.Any) -> Result:
     """What the module finds, in this process."""
     params = {name: option.get("default") for name, option in module.argument_spec().items()}
-    params.update({"url": f"http://127.0.0.1:{port}", "timeout": 0.4, "canary_timeout": 0.6, **options})
+    params.update({"url": f"http://127.0.0.1:{port}", "timeout": 10, "canary_timeout": 10, **options})
     return core.conclude(module.Looker(params, real_runner()).look())
 
 
@@ -210,8 +210,8 @@ def test_one_that_behaves() -> None:
 def test_a_bad_answer_on_one_path_costs_its_deadline_and_hides_no_other(behave: Behaviour, outcome: str) -> None:
     with serving({"/health": behave}) as server:
         begun = time.monotonic()
-        result = look(server.port)
-        assert time.monotonic() - begun < 2
+        result = look(server.port, timeout=1.5)
+        assert time.monotonic() - begun < 8
     assert at(result, "/health")["outcome"] == outcome
     assert at(result, "/health")["fits"] is None
     assert at(result, "/ping")["status"] == 200
@@ -222,9 +222,9 @@ def test_a_bad_answer_on_one_path_costs_its_deadline_and_hides_no_other(behave: 
 def test_all_paths_that_hang_cost_one_deadline() -> None:
     with serving(dict.fromkeys(core.PATHS, hang)) as server:
         begun = time.monotonic()
-        result = look(server.port, canary="text")
-        assert time.monotonic() - begun < 2
-    assert len(result["problems"]) == 1 and "no whole answer within 0.4 s" in result["problems"][0]
+        result = look(server.port, canary="text", timeout=1.5)
+        assert time.monotonic() - begun < 8  # one after the other it were 10.5
+    assert len(result["problems"]) == 1 and "no whole answer within 1.5 s" in result["problems"][0]
     assert result["canary"]["sent"] is False and server.asked("/v1/completions") == []
 
 
@@ -236,7 +236,7 @@ def test_nobody_listens() -> None:
 
 
 def test_a_name_that_nobody_knows() -> None:
-    result = look(1, url="http://host.invalid:1", timeout=10)
+    result = look(1, url="http://host.invalid:1")
     assert {one["outcome"] for one in result["endpoints"]} == {"unreachable"}
     assert "host.invalid" in result["problems"][0] and "correct url" in result["problems"][0]
 
@@ -257,7 +257,7 @@ def test_a_redirect_is_told_and_not_followed() -> None:
 @pytest.mark.parametrize("path", ["/metrics", "/openapi.json", "/health"])
 def test_an_endless_body_is_cut_off(path: str) -> None:
     with serving({path: endless}) as server:
-        result = look(server.port, timeout=10)
+        result = look(server.port)
     assert (at(result, path)["status"], at(result, path)["size"]) == (200, 1 << 20)
     assert "costs over 1048576 bytes each time" in at(result, path)["unfit"]
     assert result["recommended_path"] == ("/ping" if path == "/health" else "/health")
@@ -350,8 +350,8 @@ def test_a_key_that_a_server_repeats_is_shown_nowhere() -> None:
 def test_a_canary_that_does_not_come_back(behave: Behaviour, says: str) -> None:
     with serving({"/v1/completions": behave}) as server:
         begun = time.monotonic()
-        result = look(server.port, canary="text")
-        assert time.monotonic() - begun < 2.5
+        result = look(server.port, canary="text", canary_timeout=1)
+        assert time.monotonic() - begun < 8
     assert not result["healthy"] and says in result["canary"]["detail"]
     assert at(result, "/health")["status"] == 200
 
@@ -391,7 +391,7 @@ def family(session: int) -> dict[int, str]:
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
 def test_the_stand_in_answers_each_canary(standin: tuple[int, int], kind: str) -> None:
-    result = look(standin[0], api_key=KEY, canary=kind, canary_timeout=10, timeout=5)
+    result = look(standin[0], api_key=KEY, canary=kind)
     assert result["healthy"] and result["canary"]["detail"] == "one token came back", result["problems"]
     assert at(result, "/v1/models")["status"] == 401 and at(result, "/")["status"] == 404
 
@@ -401,8 +401,8 @@ def test_a_hung_engine_is_seen_by_the_canary_alone(standin: tuple[int, int]) -> 
     engine = next(pid for pid, title in family(session).items() if title == "VLLM::EngineCore")
     os.kill(engine, signal.SIGSTOP)
     try:
-        without = look(port, api_key=KEY, timeout=5)
-        with_canary = look(port, api_key=KEY, timeout=5, canary="text")
+        without = look(port, api_key=KEY)
+        with_canary = look(port, api_key=KEY, canary="text", canary_timeout=1)
     finally:
         os.kill(engine, signal.SIGCONT)
     assert without["healthy"]
@@ -469,7 +469,7 @@ def test_the_keeper_s_port_becomes_the_recommended_path(by: str, status: int, he
 @pytest.mark.parametrize(("table", "says"), [({}, "no such instance"), ({"/ready/q": hang}, "no whole answer")])
 def test_a_keeper_s_port_that_does_not_judge_is_not_recommended(table: dict[str, Behaviour], says: str) -> None:
     with serving() as server, serving(table) as port:
-        result = look(server.port, name="q", keeper_port=port.port)
+        result = look(server.port, name="q", keeper_port=port.port, timeout=1.5)
     assert result["recommended_path"] == "/health" and not result["healthy"]
     assert says in result["problems"][0]
 
@@ -482,7 +482,7 @@ def test_the_keeper_s_own_port_is_understood() -> None:
 
         def ask(name: str) -> Result:
             with serving() as server:
-                return look(server.port, name=name, keeper_port=real.server_port, timeout=5)
+                return look(server.port, name=name, keeper_port=real.server_port)
 
         board.show("q", verdict="healthy")
         good = ask("q")
@@ -533,10 +533,10 @@ def tls_server(certificate: Path) -> ssl.SSLContext:
 def test_tls_is_checked_unless_told_otherwise(certificate: Path) -> None:
     with serving(context=tls_server(certificate)) as server:
         url = f"https://127.0.0.1:{server.port}"
-        trusted = look(0, url=url, timeout=5, ca_path=str(certificate), canary="text", canary_timeout=5)
-        unchecked = look(0, url=url, timeout=5, validate_certs=False)
-        refused = look(0, url=url, timeout=5)
-        plain = look(server.port, timeout=5)
+        trusted = look(0, url=url, ca_path=str(certificate), canary="text")
+        unchecked = look(0, url=url, validate_certs=False)
+        refused = look(0, url=url)
+        plain = look(server.port)
     assert trusted["healthy"] and trusted["health_check"]["protocol"] == "HTTPS"
     assert unchecked["healthy"]
     assert not refused["healthy"] and "TLS: self" in refused["problems"][0] and "ca_path" in refused["problems"][0]
@@ -545,7 +545,7 @@ def test_tls_is_checked_unless_told_otherwise(certificate: Path) -> None:
 
 def test_tls_to_a_server_that_speaks_none() -> None:
     with serving() as server:
-        result = look(0, url=f"https://127.0.0.1:{server.port}", timeout=5)
+        result = look(0, url=f"https://127.0.0.1:{server.port}")
     assert not result["healthy"] and "http:// in url" in result["problems"][0]
 
 
@@ -556,7 +556,7 @@ def test_the_deadline_holds_under_tls(certificate: Path, behave: Behaviour) -> N
     with serving({"/health": behave}, context=tls_server(certificate)) as server:
         begun = time.monotonic()
         result = look(0, url=f"https://127.0.0.1:{server.port}", timeout=1, validate_certs=False)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 8
     assert at(result, "/health")["outcome"] == "timeout"
 
 
@@ -564,7 +564,7 @@ def test_a_handshake_that_never_ends_has_the_same_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:  # the kernel takes the connections, nobody else
         begun = time.monotonic()
         result = look(0, url=f"https://127.0.0.1:{silent.getsockname()[1]}", timeout=0.5)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 8
     assert {one["outcome"] for one in result["endpoints"]} == {"timeout"}
 
 

@@ -299,7 +299,7 @@ def test_the_keeper_s_row_is_handed_on_whole() -> None:
 def test_a_keeper_that_tells_nothing_is_told_with_its_words(out: str, err: str) -> None:
     row = core.keeper_row("q", "vllm-keeper", 78, out, err)
     assert (row["verdict"], row["healthy"]) == ("unknown", False)
-    assert "ended with 78" in row["reason"] and "no such instance" in row["reason"]
+    assert "ended with 78" in row["reason"] and "no such instance" in row["reason"] and "as root" in row["next_action"]
 
 
 def test_the_page_names_every_path_and_what_was_asked_besides() -> None:
