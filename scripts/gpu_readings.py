@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """On a machine with an NVIDIA GPU: is what the keeper reads what nvidia-smi says?
 
-    scripts/gpu_readings.py                    compare, hold memory on GPU 0, kill the holder, see the memory come back
-    scripts/gpu_readings.py --record FILE      keep the readings, without serial numbers, as a sample for tests
-    scripts/gpu_readings.py --crash            also let a program of its own write where it may not, to see a real Xid
+    python3 scripts/gpu_readings.py                    compare, hold memory on GPU 0, kill the holder, see the memory come back
+    python3 scripts/gpu_readings.py --record FILE      keep the readings, without serial numbers, as a sample for tests
+    python3 scripts/gpu_readings.py --crash            also let a program of its own write where it may not, to see a real Xid
 
 Needs the driver, nvidia-smi and a Python that has nvidia-ml-py (--python, the one that runs this if not given). It
 holds --gib of GPU memory for a few seconds and changes no setting of the card. Exit status 1: something differs.
