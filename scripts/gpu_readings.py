@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """On a machine with an NVIDIA GPU: is what the keeper reads what nvidia-smi says?
 
-    python3 scripts/gpu_readings.py                    compare, hold memory on GPU 0, kill the holder, see the memory come back
-    python3 scripts/gpu_readings.py --record FILE      keep the readings, without serial numbers, as a sample for tests
-    python3 scripts/gpu_readings.py --crash            also let a program of its own write where it may not, to see a real Xid
+    python3 scripts/gpu_readings.py                  compare, hold memory, kill the holder, see the memory come back
+    python3 scripts/gpu_readings.py --record FILE    keep the readings, without serial numbers, as a sample for tests
+    python3 scripts/gpu_readings.py --crash          also let a program of its own write where it may not: a real Xid
 
 Needs the driver, nvidia-smi and a Python that has nvidia-ml-py (--python, the one that runs this if not given). It
 holds --gib of GPU memory for a few seconds and changes no setting of the card. Exit status 1: something differs.
