@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What it costs to look at a server: a cycle of the keeper's watcher, against a run of the source guide's script.
 
-    python -m bench.probe_cost [--cycles 1000] [--runs 500]
+    python -m bench.probe_cost [--cycles 500] [--runs 500]
 
 CPU seconds, user and system, of whoever looks; what the server spends on its answer is in neither figure. Both look at
 the same server, a stand-in for vLLM whose /metrics is as large as vLLM's. Two kinds of cycle: while requests run, when
@@ -32,17 +32,22 @@ from bench import site as sites
 
 SCRIPT = Path(__file__).parent / "recipe/check_vllm.sh"
 GOAL = 50.0
-WARM = 50  # cycles that are not counted: imports, first connection, first canary
+PAUSE = 0.1
+WARM = 20  # cycles that are not counted: imports, first connection, first canary
 
 
 def cost(cycle: Callable[[], object], number: int) -> float:
     """CPU seconds of one cycle, of all threads. By the process's own clock, which is finer than os.times."""
-    for _ in range(WARM):
+    spent = 0.0
+    for done in range(WARM + number):
+        # Between two looks the server makes progress, as between two of a watcher, which come a second apart: a
+        # server that makes none is looked at more closely.
+        time.sleep(PAUSE)
+        begun = time.process_time()
         cycle()
-    begun = time.process_time()
-    for _ in range(number):
-        cycle()
-    return (time.process_time() - begun) / number
+        if done >= WARM:
+            spent += time.process_time() - begun
+    return spent / number
 
 
 def watcher(site: sites.Site, every: float) -> Watcher:
@@ -75,7 +80,7 @@ def script(port: int, runs: int) -> float:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--cycles", type=int, default=500)
     parser.add_argument("--runs", type=int, default=500, help="of the guide's script")
     given = parser.parse_args()
 

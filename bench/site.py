@@ -157,10 +157,16 @@ class Site:
         self.watcher: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Site:
-        for instance in self.instances:
-            instance.start()
-        for instance in self.instances:
-            instance.serving()
+        # Also when it is ended politely, nothing of it stays.
+        signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+        try:
+            for instance in self.instances:
+                instance.start()
+            for instance in self.instances:
+                instance.serving()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def watch(self) -> None:
@@ -176,8 +182,9 @@ class Site:
             self.watcher.terminate()
             self.watcher.wait()
         for instance in self.instances:
-            instance.close()
-            runfile.forget(instance.name)
+            with contextlib.suppress(OSError):
+                instance.close()
+                runfile.forget(instance.name)
         self.log.close()
         if kind is None:
             shutil.rmtree(self.folder)

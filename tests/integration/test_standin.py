@@ -105,6 +105,21 @@ def test_metrics_are_as_vllm_writes_them(healthy: StandIn) -> None:
     assert all(re.fullmatch(r'[a-z\d_:]+(\{(\w+="[^"]*",?)+\})? [-+.e\dInf]+', line) for line in samples)
 
 
+def test_some_metrics_alone_can_be_asked_for(healthy: StandIn) -> None:
+    """Seen of FastAPI, prometheus_fastapi_instrumentator and prometheus_client put together as vLLM 0.32 does."""
+    names = ["vllm:generation_tokens_total", "vllm:iteration_tokens_total_count"]
+    query = "&".join(f"name[]={name}" for name in [*names, "vllm:no_such_thing"])
+    lines = healthy.get(f"/metrics/?{query}").body.decode().splitlines()
+    assert [line.partition("{")[0] for line in lines if not line.startswith("#")] == names
+    assert [line for line in lines if line.startswith("# TYPE")] == [
+        "# TYPE vllm:generation_tokens_total counter",
+        "# TYPE vllm:iteration_tokens_total histogram",
+    ]
+    assert healthy.get("/metrics/?name[]=nothing").body == b""
+    assert len(healthy.get("/metrics/").body.splitlines()) > 300
+    assert len(healthy.get(f"/metrics?{query}").body.splitlines()) > 300  # the exact path takes no names
+
+
 def test_large_numbers_have_an_exponent() -> None:
     from tests.standin.vllm_standin.metrics import number
 

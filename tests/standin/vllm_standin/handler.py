@@ -13,7 +13,7 @@ import select
 import time
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from .api import Pending, Server
 
@@ -108,6 +108,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def reply_in_chunks(self, body: bytes, kind: str) -> None:
+        self.status, self.sent = 200, len(body)
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        last = b"0\r\n\r\n"
+        self.wfile.write(b"%x\r\n%b\r\n%b" % (len(body), body, last) if body else last)
+
     def refuse(self, status: int, kind: str, message: str) -> None:
         self.reply(status, {"error": {"message": message, "type": kind, "param": None, "code": status}})
 
@@ -141,7 +150,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.route in ("/health", "/ping"):
             self.reply(503 if self.server.dead else 200)
         elif self.route == "/metrics":
-            self.reply(200, self.server.metrics.render(), "text/plain; version=0.0.4; charset=utf-8")
+            self.reply(200, self.server.metrics.render(), "text/plain; version=1.0.0; charset=utf-8")
+        elif self.route.startswith("/metrics/"):
+            # Behind the exact path vLLM has prometheus_client's own application, which can be asked for some samples.
+            names = parse_qs(urlsplit(self.path).query).get("name[]")
+            self.reply_in_chunks(self.server.metrics.render(names), "text/plain; version=0.0.4; charset=utf-8")
         elif self.route == "/v1/models":
             card = {
                 "id": settings.name, "object": "model", "created": int(time.time()), "owned_by": "vllm",

@@ -29,6 +29,7 @@ HTTP_FINE = (
 )  # fmt: skip
 HTTP_COARSE = (0.1, 0.5, 1)
 REASONS = ("stop", "length", "abort", "error", "repetition")
+HEAD = 2  # lines before the samples of a family
 UNCOUNTED = {"/metrics", "/health", "/load", "/ping", "/version", "/server_info"}
 
 
@@ -52,6 +53,10 @@ def labels(**given: object) -> str:
 def tokens_up_to(longest: int) -> list[int]:
     """1, 2, 5, 10, ... as vLLM makes the buckets of token counts."""
     return [n for power in range(12) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= longest]
+
+
+def _name(line: str) -> str:
+    return line.partition(" ")[0].partition("{")[0]
 
 
 class Family:
@@ -337,12 +342,22 @@ class Metrics:
             self.fine.observe("", seconds)
             self.coarse.observe(self.coarse.declare(handler=handler, method=method), seconds)
 
-    def render(self) -> bytes:
+    def render(self, names: Sequence[str] | None = None) -> bytes:
+        """All of it, or only the samples of these names, with the heads of their families."""
         with self.lock:
-            lines = self._process()
-            for family in self.families:
-                lines += family.lines()
-        return ("\n".join(lines) + "\n").encode()
+            if names is None:
+                lines = self._process()
+                for family in self.families:
+                    lines += family.lines()
+            else:
+                lines = []
+                for family in self.families:
+                    # Only those that can have such a sample are rendered.
+                    if any(name.startswith(family.name) for name in names):
+                        found = family.lines()
+                        samples = [line for line in found[HEAD:] if _name(line) in names]
+                        lines += [*found[:HEAD], *samples] if samples else []
+        return "".join(f"{line}\n" for line in lines).encode()
 
     def _process(self) -> list[str]:
         """prometheus_client's own families."""
