@@ -356,6 +356,15 @@ def test_a_canary_that_does_not_come_back(behave: Behaviour, says: str) -> None:
     assert at(result, "/health")["status"] == 200
 
 
+def test_none_is_sent_to_a_server_whose_engine_has_died() -> None:
+    with serving({"/health": reply(503)}) as server:
+        result = look(server.port, canary="text")
+        assert server.asked("/v1/completions") == []
+    assert result["canary"]["detail"] == "not sent: /health is not 200"
+    assert len(result["problems"]) == 1 and "the engine has died" in result["problems"][0]
+    assert result["recommended_path"] == "/health"
+
+
 # The stand-in for vLLM, with an engine and a worker of its own
 
 
