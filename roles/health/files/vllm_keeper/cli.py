@@ -20,7 +20,6 @@ from vllm_keeper.log import Log
 from vllm_keeper.logfile import LogFile
 from vllm_keeper.verbs import check, drain, ending, explain, gate, operate, ready, status
 from vllm_keeper.verbs import run as running
-from vllm_keeper.watch import daemon
 
 # Run by the service unit: their own trouble must never keep a server from starting or stopping.
 HOOKS = ("gate", "wait-ready", "stopping", "stopped")
@@ -229,6 +228,9 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
 
 
 def _watch(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
+    # Not at the top: the hooks are on the way from a crash to the next process, where every import costs.
+    from vllm_keeper.watch import daemon  # noqa: PLC0415
+
     def make(name: str) -> context.Context:
         # A log of its own: each says whose it is, and hides that instance's secrets.
         return context.build(options.config_dir, options.state_dir, name, Log(options.verb), runner=runner)

@@ -25,6 +25,7 @@ from vllm_keeper.watch.watcher import Watcher
 TICK = 1.0
 STUCK = 90.0  # a manager that does not answer costs 20 s a question
 HEARTBEAT = 2.0
+FAREWELL = 1.5  # the agent check comes every second
 
 
 @dataclass
@@ -74,6 +75,9 @@ class Daemon:
                 self.stop.wait(TICK)
         finally:
             self._notify("STOPPING=1")
+            if endpoint is not None:
+                endpoint.leaving = True
+                time.sleep(FAREWELL)
             for name in list(self._running):
                 self._end(name)
             with contextlib.suppress(OSError):

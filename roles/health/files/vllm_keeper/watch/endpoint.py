@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The keeper's port: `GET /ready`, `GET /ready/NAME`, `GET /metrics`, and HAProxy's agent check on the same port.
 
-An agent check that sends `agent NAME` gets one line: `up ready`, `drain`, or `down#VERDICT`. It needs no credential and
+An agent check that sends `agent NAME` gets one line: `up 100%`, `up 0% #why` or `down #why`. It needs no credential and
 changes nothing, so it may stand where the balancer reaches it.
 """
 
@@ -29,13 +29,22 @@ def told(shown: Shown) -> Shown:
     return shown if now() - shown.looked <= FRESH else Shown(reason="the watcher has not looked for a while")
 
 
-def agent(shown: Shown | None) -> str:
-    """HAProxy's agent protocol. A wish of people drains, trouble takes down. `up ready` undoes both."""
-    if shown is None:
-        return "down#unknown"
+def agent(shown: Shown | None) -> str | None:
+    """HAProxy's agent protocol; None where nothing is to be said, which leaves the server to its health check.
+
+    Never `ready` or `drain`: they would undo what somebody has set by hand. A weight of 0 gives no new requests and
+    lets those that are there finish.
+    """
+    if shown is None or shown.verdict == "unknown":
+        return None
     if shown.drained or shown.verdict in ("draining", "stopped"):
-        return "drain"
-    return "up ready" if shown.ready else f"down#{shown.verdict}"
+        return f"up 0% #{'stopped' if shown.verdict == 'stopped' else 'draining'}"
+    return "up 100%" if shown.ready else f"down #{shown.verdict}"
+
+
+def farewell(shown: Shown | None) -> str | None:
+    """Before an orderly end: HAProxy holds on to the last word, and health checks alone are to decide from now on."""
+    return agent(shown) if shown is not None and shown.drained else "up 100%"
 
 
 def ready(all_shown: dict[str, Shown], name: str = "") -> tuple[int, str]:
@@ -121,7 +130,7 @@ class Endpoint(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], board: Board) -> None:
-        self.board = board
+        self.board, self.leaving = board, False
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._room = threading.BoundedSemaphore(MOST)
         super().__init__(address, Handler)
@@ -169,7 +178,9 @@ class Handler(BaseHTTPRequestHandler):
             name = words[1].decode("utf-8", "replace") if len(words) == 2 else ""
             all_shown = self.server.shown()
             one = all_shown.get(name) if name else (next(iter(all_shown.values())) if len(all_shown) == 1 else None)
-            self.wfile.write(f"{agent(one)}\n".encode())
+            word = farewell(one) if self.server.leaving else agent(one)
+            if word is not None:
+                self.wfile.write(f"{word}\n".encode())
             self.close_connection = True
             return False
         return super().parse_request()

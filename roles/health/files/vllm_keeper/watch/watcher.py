@@ -35,6 +35,7 @@ NOBODY = 2.0  # and while there is no process
 KIN = 30.0  # and until its processes are listed again
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
 LOOKS = 40  # kept as evidence
+START_AFTER = 10.0  # seconds that it was seen idle
 REPAIR_PAUSE = 5.0  # after one was ordered, until another can be: managers take a moment to show it
 FAST = 0.05
 DRY = "nothing done, because of dry_run"
@@ -65,6 +66,8 @@ class Watcher:
         self._engine_lost: tuple[int, float] | None = None
         self._repaired_at = float("-inf")
         self._doubt_since: float | None = None
+        self._idle_since: float | None = None
+        self._looked_at = float("-inf")
         self._told = ""
         self._seen: deque[str] = deque(maxlen=LOOKS)
         self._saved_longest = self.book.longest
@@ -231,6 +234,9 @@ class Watcher:
         context = self.context
         if look.at - self._repaired_at < REPAIR_PAUSE:
             return self.settings.doubt_interval
+        if judgement.action == d.START and not self._idle_long(look):
+            self._show(look, judgement)
+            return self.settings.interval
         # Out of the balancer before it is touched.
         self._show(look, judgement)
         before = d.decide_before_probe(self._observe(self.clock(), fresh=True))
@@ -258,6 +264,13 @@ class Watcher:
         self._save()
         self._process = None
         return self.settings.doubt_interval
+
+    def _idle_long(self, look: Look) -> bool:
+        """Who has just installed it, or ended it, is about to start it."""
+        if self._idle_since is None or look.at - self._looked_at > 2 * NOBODY + self.settings.interval:
+            self._idle_since = look.at
+        self._looked_at = look.at
+        return look.at - self._idle_since >= START_AFTER
 
     def _incident(self, verdict: str, action: str, reason: str, pid: int, seconds: float) -> evidence.Incident:
         incident = evidence.Incident(
