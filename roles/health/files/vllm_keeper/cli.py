@@ -229,7 +229,7 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
 
 def _watch(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
     # Not at the top: the hooks are on the way from a crash to the next process, where every import costs.
-    from vllm_keeper.watch import daemon  # noqa: PLC0415
+    from vllm_keeper.watch import daemon
 
     def make(name: str) -> context.Context:
         # A log of its own: each says whose it is, and hides that instance's secrets.
