@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -299,6 +300,26 @@ def test_the_reset_comes_after_all_who_hold_the_gpu_and_they_come_back(
         "systemctl start nvidia-persistenced",
     ]
     assert let_go == [1]
+
+
+def test_a_reset_is_not_cut_in_half(context: Context, commands: Commands, tmp_path: Path) -> None:
+    """The real command inherits the mask; the signal comes through once it has ended."""
+    caught: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: caught.append(f"after {commands.ran[-1][:22]}"))
+    try:
+        masked: list[bool] = []
+
+        def terminated(line: str) -> None:
+            if "gpu-reset" in line:
+                signal.raise_signal(signal.SIGTERM)
+                masked.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+                assert caught == []
+
+        commands.on_run = terminated
+        assert remedies.reset_gpu(context, tools_for(tmp_path, commands)).ok
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert masked == [True] and caught == ["after nvidia-smi --gpu-reset"]
 
 
 def test_a_gpu_that_somebody_computes_on_is_not_reset(context: Context, commands: Commands, tmp_path: Path) -> None:

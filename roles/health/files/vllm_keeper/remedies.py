@@ -11,9 +11,11 @@ is. Nothing here raises: a remedy that fails is said and counted, and the next r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -221,7 +223,8 @@ def reset_gpu(context: Context, tools: Tools) -> Outcome:
         if trouble:
             return Outcome(False, trouble)
         for gpu in tools.gpus:
-            done = tools.runner(["nvidia-smi", "--gpu-reset", "-i", gpu], RESET)
+            with _undisturbed():
+                done = tools.runner(["nvidia-smi", "--gpu-reset", "-i", gpu], RESET)
             if done.code:
                 said = " ".join((done.err.strip() or done.out.strip() or f"exit code {done.code}").split())[:300]
                 holders = _holders(context.proc)
@@ -232,6 +235,16 @@ def reset_gpu(context: Context, tools: Tools) -> Outcome:
             if back.code:
                 context.log.error(f"{unit} was stopped for a GPU reset and does not start again: {back.err.strip()}")
     return Outcome(True, f"reset {', '.join(tools.gpus)}")
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """SIGTERM waits, for us and for what we run: a manager that calls the start off must not cut a reset in half."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _users(tools: Tools) -> str:

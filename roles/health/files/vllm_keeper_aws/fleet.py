@@ -99,11 +99,11 @@ class Fleet:
         out: dict[str, str] = {}
         for name in self.target_groups:
             for one in targets.health(self.cloud, targets.arn_of(self.cloud, name)):
-                host, state = str(one["Target"]["Id"]), targets.state(one)
+                host = str(one["Target"]["Id"])
                 hosts.add(host)
-                if state != "healthy":
+                if not targets.serves(one):
                     reason = str(one.get("TargetHealth", {}).get("Reason") or "")
-                    out[host] = f"{state} ({reason})" if reason else state
+                    out[host] = f"{targets.state(one)} ({reason})" if reason else targets.state(one)
         if self.group:
             members = asg.members(self.cloud, self.group)
             hosts |= {str(one["InstanceId"]) for one in members}

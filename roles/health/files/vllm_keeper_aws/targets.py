@@ -60,6 +60,18 @@ def state(described: dict[str, Any]) -> str:
     return str(described.get("TargetHealth", {}).get("State", ""))
 
 
+# Of a target group that no balancer uses, or does not check: nothing is known to be wrong with its targets.
+UNCHECKED = ("Target.NotInUse", "Target.HealthCheckDisabled")
+
+
+def serves(described: dict[str, Any]) -> bool:
+    return state(described) == "healthy" or described.get("TargetHealth", {}).get("Reason") in UNCHECKED
+
+
+def leaves(described: dict[str, Any]) -> bool:
+    return "draining" in state(described)
+
+
 def is_here(described: dict[str, Any], identity: Identity, port: int) -> bool:
     target = described["Target"]
     if int(target.get("Port") or 0) != port:
@@ -86,8 +98,8 @@ def deregister(
             arn = arn_of(cloud, group)
             described = health(cloud, arn)
             ours = [one for one in described if is_here(one, identity, port)]
-            here = [one for one in ours if state(one) != "draining"]
-            others = [one for one in described if one not in ours and state(one) == "healthy"]
+            here = [one for one in ours if not leaves(one)]
+            others = [one for one in described if one not in ours and serves(one)]
             said = {
                 "target_group": arn,
                 "targets": [one["Target"]["Id"] for one in here],
@@ -111,7 +123,7 @@ def deregister(
         except ToolError as error:
             report.failed(group, error)
     if wait and not dry_run:
-        _settle(cloud, report, out, wait, lambda now: now != "draining", "drained")
+        _settle(cloud, report, out, wait, lambda now: "draining" not in now, "drained")
     return report.answer(dry_run)
 
 
