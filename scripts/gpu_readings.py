@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "roles/health/files"))
 
-from vllm_keeper.signals import gpu, gpu_reader, kernel_log, xid
+from vllm_keeper.signals import faults, gpu, gpu_reader, kernel_log, xid
 
 GIB = 1 << 30
 # nvidia-smi's field, what the keeper has for it, and by how much the two may differ because time passes between them.
@@ -222,11 +222,11 @@ def main() -> int:
         print(f"{'good' if good else 'BAD':8} {text}")
     reported: dict[str, Any] = {"checks": []}
     if arguments.crash:
-        reported = provoke(reader)
+        reported = provoke(arguments.python)
         for text, good in reported["checks"]:
             print(f"{'good' if good else 'BAD':8} {text}")
-    faults = [asdict(fault) for fault in gpu.faults(reader.read(), before)]
-    print(f"{'good' if not faults else 'note':8} faults at the end: {faults or 'none'}")
+    left = [asdict(fault) for fault in gpu.faults(reader.read(), before)]
+    print(f"{'good' if not left else 'note':8} faults at the end: {left or 'none'}")
     reader.close()
     good = all(one.same for one in compared) and all(check[1] for check in (*held["checks"], *reported["checks"]))
     if arguments.record:
@@ -297,29 +297,43 @@ def attribution(reader: gpu_reader.Reader, gib: float) -> dict[str, Any]:
     }
 
 
-def provoke(reader: gpu_reader.Reader) -> dict[str, Any]:
+def provoke(python: str) -> dict[str, Any]:
     """A real Xid, and what the keeper makes of it when the program is the server's, and when it is not."""
+    signals = faults.HostSignals(gpu.Settings(python=python, deadline=60, interval=1))
     log = kernel_log.KernelLog()
     log.poll()
-    program = subprocess.run(
-        [sys.executable, __file__, "--stray"], capture_output=True, text=True, timeout=120, check=False
-    )
+    signals.start()
+    signals.sampler.now()
+    program = subprocess.Popen([sys.executable, __file__, "--stray"], stderr=subprocess.PIPE, text=True)
+    ours, others = ("ours", program.pid, 0, None, (program.pid,)), ("another", 1, 60, None, (1,))
+    for server in (ours, others):
+        signals.faults(*server)  # from here on
+    _, said = program.communicate(timeout=120)
     time.sleep(1)
+    signals.sampler.now()
     lines = [line for line in log.poll() if line.kernel]
-    log.close()
     seen = kernel_log.xids(lines)
-    pids = {one.pid for one in seen if one.pid is not None}
-    slots = {one.slot for one in reader.read().gpus}
-    ours, others = xid.faults(seen, xid.load(), slots, pids), xid.faults(seen, xid.load(), slots)
+    slots = {one.slot for one in signals.sampler.now().gpus}
+    for_ours, for_others = signals.urgent(*ours), signals.urgent(*others)
+    signals.stop()
+    log.close()
+    before = faults.before_start(gpu.Settings(python=python, deadline=60), 60)
     checks = [
-        (f"a program that erred ended: {program.stderr.strip().splitlines()[-1:]}", program.returncode != 0),
+        (f"a program that erred ended: {said.strip().splitlines()[-1:]}", program.returncode != 0),
         (
             f"the kernel's log told of it: Xid {[one.code for one in seen]}",
             bool(seen) and all(one.code for one in seen),
         ),
         (f"on a GPU that NVML lists: {sorted({one.slot for one in seen})}", {one.slot for one in seen} <= slots),
-        (f"of the server's: {[(one.cause, one.remedy) for one in ours]}", any(one.urgent for one in ours)),
-        (f"of somebody else's: {[(one.cause, one.remedy) for one in others]}", not any(one.urgent for one in others)),
+        (
+            f"of the server's: {for_ours.cause if for_ours else ''} {for_ours.remedy if for_ours else ''}",
+            for_ours is not None and for_ours.remedy == "restart_application",
+        ),
+        (f"of somebody else's: {for_others}", for_others is None),
+        (
+            f"the gate before a start: {before.calls_for or 'nothing to repair'}, {before.held or 'nothing held'}",
+            not before.calls_for and not before.held and bool(before.devices),
+        ),
     ]
     return {"checks": checks, "lines": [line.text for line in lines]}
 

@@ -228,7 +228,7 @@ def test_a_driver_that_hangs_holds_nobody_up(fake: Fake) -> None:
     for missed in (1, 2):
         begun = time.monotonic()
         readings = reader.read()
-        assert time.monotonic() - begun < 0.3 + gpu_reader.LAST_WORDS + 1
+        assert time.monotonic() - begun < 10  # of 60
         assert (readings.state, readings.missed) == (gpu.HUNG, missed)
         assert "0.3 s" in readings.detail
     with pytest.raises(ProcessLookupError):
