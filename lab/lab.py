@@ -5,7 +5,7 @@
 """lab.py VERB: what lab/create.yml and lab/destroy.yml call; also of use by hand.
 
 check    refuse a machine that cannot run the lab
-prepare  make what is missing: host images, the lock of the CPU vLLM, the tiny model
+prepare  make what is missing: host images, the lock of the CPU vLLM, its bytecode, the tiny model
 up       network and hosts, booted
 down     remove hosts, network and volumes (what `prepare` made stays)
 show     what is there
@@ -20,7 +20,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from labkit import docker, hosts, image, machine, model, preflight, wheels
+from labkit import bytecode, docker, hosts, image, machine, model, preflight, wheels
 from labkit.work import LabError, Workshop, cache_root, digest, file_digest
 
 
@@ -69,6 +69,11 @@ class Bench:
             first = [pool.submit(build, "bookworm"), pool.submit(lock)]
             for job in first:
                 job.result()
+            self.shop.step(
+                "bytecode of vLLM",
+                lambda: bytecode.there(self.shop),
+                lambda: bytecode.make(self.shop, self.pip, recipes["bookworm"].tag, self.limits),
+            )
             self.shop.step(
                 "tiny model",
                 lambda: model.there(self.shop),

