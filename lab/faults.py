@@ -129,15 +129,25 @@ def kill_engine(subject: Subject) -> Seen:
     return Seen(subject.serves_again(before))
 
 
-def stop_api(subject: Subject) -> Seen:
-    """SIGSTOP of the API: nothing answers, nothing dies. What cron does every five minutes is done at once."""
+def _hangs(subject: Subject, what: str) -> Seen:
     before = subject.processes()
-    subject.signal("STOP", "api")
     began = time.monotonic()
-    said = subject.keeper("check", subject.name, check=False)
-    assert "hung" in said, said
+    subject.signal("STOP", what)
     subject.serves_again(before)
-    return Seen(time.monotonic() - began, "from the check on")
+    seconds = time.monotonic() - began
+    incident = json.loads(subject.keeper("explain", "--json", subject.name))["incidents"][0]
+    assert incident["verdict"] == "hung", incident
+    return Seen(seconds, f"hung: decided {incident['seconds']:.1f} s after the first sign")
+
+
+def stop_api(subject: Subject) -> Seen:
+    """SIGSTOP of the API: nothing answers, nothing dies."""
+    return _hangs(subject, "api")
+
+
+def stop_engine(subject: Subject) -> Seen:
+    """SIGSTOP of the EngineCore: /health stays 200 while no completion is answered."""
+    return _hangs(subject, "engine")
 
 
 def restart_host(subject: Subject) -> Seen:
@@ -314,8 +324,8 @@ def disk_full(subject: Subject) -> Seen:
 FAULTS: dict[str, Callable[[Subject], Seen]] = {
     function.__name__: function
     for function in (
-        kill_api, kill_engine, stop_api, stop_while_streaming, restart_twice, restart_daemon, leftover_engine,
-        bad_argument, model_missing, port_taken, disk_full, restart_host,
+        kill_api, kill_engine, stop_api, stop_engine, stop_while_streaming, restart_twice, restart_daemon,
+        leftover_engine, bad_argument, model_missing, port_taken, disk_full, restart_host,
     )
 }  # fmt: skip
 

@@ -1,0 +1,408 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The keeper beside the source guide's recipe: the same faults in the same moment, with real vLLM, behind one HAProxy.
+
+    python -m lab.rivals [--samples 5] [--fault stop_engine] [--keep] [--only-write]
+
+gpu1 runs what site.yml left. gpu2 runs the guide's unit, its check_vllm.sh (bench/recipe) and its cron line, and no
+keeper. A client of each asks it one short question after the other, past the balancer. Seconds are counted from the
+fault: until the process that was hurt is gone, until HAProxy sends no more requests there, until a completion is
+answered again.
+
+The recipe's cron comes every five minutes. Once the keeper's side serves again, the recipe's script is run once by
+hand: when even that finds nothing wrong, no cron run ever will, and the sample is cut short and censored at 600 s.
+Where it does find something, the wait for cron is not slept but added: 150 s, its mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lab import client
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "rivals.json"
+PAGE = ROOT / "docs" / "rivals.md"
+KEEPER, RECIPE, BALANCER = "gpu1", "gpu2", "lb1"
+CENSORED, CRON_MEAN = 600.0, 150.0
+LIMIT = 420.0
+TIMEOUT = 5.0  # of the client: what takes longer is lost
+PAUSE = 0.5
+
+UNIT = """\
+[Unit]
+Description=vLLM, as in the source guide
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=simple
+User=vllm
+EnvironmentFile=/etc/vllm/qwen3vl.env
+{environment}
+ExecStart=/opt/vllm/current/bin/vllm serve --config /etc/vllm/qwen3vl.yaml
+Restart=always
+RestartSec=10
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+# In the host: does the harm, then tells when the hurt process is gone and when a new API process is there.
+HURT = r"""
+import json, os, signal, sys, time
+name, number, within = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+marks = {"api": "/vllm serve", "engine": "VLLM::EngineCore", "worker": "VLLM::Worker"}
+def find(mark):
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = open(f"/proc/{pid}/cmdline", "rb").read().replace(b"\0", b" ").decode()
+            state = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if (words.startswith(mark) or ("python" in words[:80] and mark in words)) and state[0] not in "ZX":
+            if "multiprocessing" not in words:
+                found[int(pid)] = state[19]
+    return found
+def alive(pid, born):
+    return find_one(pid) == born
+def find_one(pid):
+    try:
+        state = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state[0] in "ZX" else state[19]
+hurt, apis = find(marks[name]), find(marks["api"])
+if not hurt or not apis:
+    sys.exit(f"no {name} or no api: {hurt} {apis}")
+began = time.monotonic()
+for pid in hurt:
+    os.kill(pid, number)
+print(json.dumps({"began": began}), flush=True)
+gone = None
+while time.monotonic() - began < within:
+    if gone is None and not any(alive(pid, born) for pid, born in hurt.items()):
+        gone = time.monotonic()
+        print(json.dumps({"gone": gone}), flush=True)
+    new = set(find(marks["api"])) - set(apis) if gone or not any(alive(p, b) for p, b in apis.items()) else None
+    if new:
+        print(json.dumps({"new": time.monotonic()}), flush=True)
+        break
+    time.sleep(0.02 if gone else 0.05)
+"""
+
+# In the balancer: tells each change of each server's state, by HAProxy's runtime API.
+STATES = r"""
+import json, socket, sys, time
+before = {}
+while True:
+    link = socket.socket(socket.AF_UNIX)
+    link.connect("/run/haproxy/admin.sock")
+    link.sendall(b"show stat\n")
+    text = b""
+    while part := link.recv(65536):
+        text += part
+    lines = text.decode().splitlines()
+    head = lines[0].lstrip("# ").split(",")
+    for line in lines[1:]:
+        row = dict(zip(head, line.split(",")))
+        if row.get("svname") in sys.argv[1:]:
+            usable = row["status"].startswith("UP") and row["weight"] != "0"
+            if before.get(row["svname"]) != usable:
+                before[row["svname"]] = usable
+                print(json.dumps({"server": row["svname"], "usable": usable, "at": time.monotonic()}), flush=True)
+    time.sleep(0.1)
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    text: str
+    process: str = ""
+    signal: int = 9
+    loaded: bool = False
+    before: str = ""  # a command on the keeper's host
+
+
+FAULTS = {
+    "kill_api": Fault("SIGKILL of the API", "api"),
+    "kill_engine": Fault("SIGKILL of the EngineCore", "engine"),
+    "stop_engine": Fault("SIGSTOP of the EngineCore, idle", "engine", 19),
+    "stop_engine_loaded": Fault("SIGSTOP of the EngineCore, under load", "engine", 19, loaded=True),
+    "stop_worker": Fault("SIGSTOP of the worker", "worker", 19),
+    "stop_api": Fault("SIGSTOP of the API", "api", 19),
+    "keeper_killed": Fault("SIGKILL of the keeper, then of the API", "api", before="pkill -KILL -f '[w]atch --listen'"),
+    "keeper_stopped": Fault(
+        "SIGSTOP of the keeper and of the EngineCore", "engine", 19, before="pkill -STOP -f '[w]atch --listen'"
+    ),
+}
+
+
+@dataclass
+class Side:
+    """What one host did in one sample; seconds from the fault, None where it did not happen in time."""
+
+    gone: float | None = None
+    out: float | None = None
+    new: float | None = None
+    again: float | None = None
+    asked: int = 0
+    lost: int = 0
+    note: str = ""
+
+
+@dataclass
+class Client:
+    """Asks one question after the other, at its own pace whatever becomes of them."""
+
+    url: str
+    model: str
+    results: list[tuple[float, float, bool]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stop = threading.Event()
+        self.pool = ThreadPoolExecutor(max_workers=24)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while not self.stop.wait(PAUSE):
+            self.pool.submit(self._ask)
+
+    def _ask(self) -> None:
+        began = time.monotonic()
+        good = client.answers(self.url, self.model, TIMEOUT)
+        self.results.append((began, time.monotonic(), good))
+
+    def close(self) -> None:
+        self.stop.set()
+        self.pool.shutdown(wait=True)
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def playbook(*words: str, variables: dict[str, Any] | None = None) -> None:
+    given = json.dumps({"vllm_target_groups": [], **(variables or {})})
+    command = ["ansible-playbook", "-i", "inventories/lab", "--limit", "gpu1,gpu2,lb1,localhost", "-e", given, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+def recipe(host: str) -> None:
+    """Put the guide's unit, script and cron line in the place of ours."""
+    shown = client.on(host, "systemctl", "show", "qwen3vl", "-p", "Environment", "--value").strip()
+    unit = UNIT.format(environment=f"Environment={shown}" if shown else "")
+    script = (ROOT / "bench/recipe/check_vllm.sh").read_text()
+    client.on(host, "sh", "-c", "systemctl disable --now vllm-keeper qwen3vl; rm -f /etc/cron.d/vllm-keeper")
+    for path, text, mode in (
+        ("/etc/systemd/system/qwen3vl.service", unit, "644"),
+        ("/usr/local/bin/check_vllm.sh", script, "755"),
+        ("/etc/cron.d/check_vllm", "*/5 * * * * root /usr/local/bin/check_vllm.sh\n", "644"),
+    ):
+        write = ["podman", "exec", "-i", client.container(host), "sh", "-c", f"cat > {path} && chmod {mode} {path}"]
+        subprocess.run(write, input=text, text=True, check=True)
+    client.on(host, "sh", "-c", "systemctl daemon-reload && systemctl enable --now qwen3vl")
+
+
+def lines_of(host: str, script: str, *words: str) -> subprocess.Popen[str]:
+    command = ["podman", "exec", client.container(host), "python3", "-c", script, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def hurt(host: str, fault: Fault, side: Side, start: threading.Barrier) -> float:
+    """Do the harm; when it was done, on the clock that all containers share."""
+    start.wait()
+    told: dict[str, float] = {}
+    process = lines_of(host, HURT, fault.process, str(fault.signal), str(LIMIT))
+    for line in process.stdout or ():
+        told.update(json.loads(line))
+        if side.note == "cut" and "new" not in told:
+            process.kill()
+            break
+    process.wait()
+    if "began" not in told:
+        raise RuntimeError(f"{host}: {process.stderr.read() if process.stderr else ''}")
+    side.gone = told["gone"] - told["began"] if "gone" in told else None
+    side.new = told["new"] - told["began"] if "new" in told else None
+    return told["began"]
+
+
+def sample(name: str) -> dict[str, Any]:
+    """One fault on both at once."""
+    fault, lab = FAULTS[name], client.Lab.read()
+    sides = {KEEPER: Side(), RECIPE: Side()}
+    for host in sides:
+        client.wait_until(lambda host=host: client.answers(lab.direct(host), lab.model), LIMIT, f"{host} serves")  # type: ignore[misc]
+    states = lines_of(BALANCER, STATES, *sides)
+    changes: list[dict[str, Any]] = []
+    threading.Thread(target=lambda: changes.extend(map(json.loads, states.stdout or ())), daemon=True).start()
+    clients = {host: Client(lab.direct(host), lab.model) for host in sides} if name != "stop_engine" else {}
+    loads = [Client(lab.direct(host), lab.model) for host in sides for _number in range(3)] if fault.loaded else []
+    time.sleep(8)
+    if fault.before:
+        client.on(KEEPER, "sh", "-c", fault.before)
+    barrier = threading.Barrier(2)
+    began: dict[str, float] = {}
+    threads = [
+        threading.Thread(target=lambda host=host, side=side: began.update({host: hurt(host, fault, side, barrier)}))  # type: ignore[misc]
+        for host, side in sides.items()
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    if not clients:  # the hang of an idle server: nobody asked until then
+        clients = {host: Client(lab.direct(host), lab.model) for host in sides}
+    _finish(sides, clients, lab)
+    for one in (*clients.values(), *loads):
+        one.close()
+    for thread in threads:
+        thread.join(60)
+    states.kill()
+    for host, side in sides.items():
+        at = began[host]
+        side.out = next(
+            (c["at"] - at for c in changes if c["server"] == host and not c["usable"] and c["at"] > at), None
+        )
+        after = [(first, last, good) for first, last, good in clients[host].results if first >= at]
+        good_again = [
+            last for first, last, good in sorted(after) if good and side.new is not None and last > at + side.new
+        ]
+        side.again = good_again[0] - at if good_again else None
+        end = good_again[0] if good_again else float("inf")
+        within = [good for first, _last, good in after if first <= end]
+        side.asked, side.lost = len(within), within.count(False)
+    return {host: asdict(side) for host, side in sides.items()}
+
+
+def _finish(sides: dict[str, Side], clients: dict[str, Client], lab: client.Lab) -> None:
+    """Until both serve again, or it is certain that one will not."""
+
+    def serves(host: str) -> bool:
+        recent = [good for first, _last, good in sorted(clients[host].results)[-3:]]
+        return len(recent) == 3 and all(recent)
+
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end and not serves(KEEPER):
+        time.sleep(1)
+    if not serves(KEEPER):
+        sides[KEEPER].note = "did not come back"
+    settle = time.monotonic() + 90
+    while time.monotonic() < settle and not serves(RECIPE):
+        time.sleep(1)
+    if serves(RECIPE):
+        return
+    found = client.on(RECIPE, "sh", "-c", "/usr/local/bin/check_vllm.sh http://127.0.0.1:8000/health true; echo $?")
+    if found.strip().endswith("0"):
+        sides[RECIPE].note = "cut"
+        # For the next sample; the recipe itself never would.
+        client.on(RECIPE, "sh", "-c", "systemctl kill -s KILL qwen3vl; systemctl restart qwen3vl", timeout=180)
+        return
+    sides[RECIPE].note = "cron"
+    client.on(RECIPE, "systemctl", "restart", "qwen3vl", timeout=300)
+    client.wait_until(lambda: serves(RECIPE), LIMIT, "the recipe's host serves")
+
+
+def shown(values: list[float | None], censored: bool = False) -> str:
+    if censored:
+        return f"> {CENSORED:.0f} s"
+    known = [value for value in values if value is not None]
+    if not known:
+        return "never"
+    return f"{statistics.median(known):.1f} s" + ("" if len(known) == len(values) else f" ({len(known)}/{len(values)})")
+
+
+def page(results: dict[str, list[dict[str, Any]]]) -> str:
+    """docs/rivals.md."""
+    lines = [
+        "# The keeper beside the source guide's recipe",
+        "",
+        "<!-- Written by `python -m lab.rivals`. Do not edit: run it again. -->",
+        "",
+        "The same fault at the same moment on two lab hosts with real vLLM (the tiny Qwen3-VL on CPU, nothing on a",
+        "GPU) behind one HAProxy: one with the keeper, one with the source guide's unit, script and cron line. Medians,",
+        "seconds from the fault. *gone*: the process that was hurt was ended. *out*: HAProxy sends it nothing more.",
+        "*again*: a completion was answered by a new process (vLLM's own start of 40 s and more is in it). *lost*:",
+        f"requests of a client that asks every {PAUSE} s and gives each {TIMEOUT:g} s, until then.",
+        "",
+        f"*> {CENSORED:.0f} s*: once the keeper's side served again, the recipe's script was run by hand and found",
+        "nothing wrong; so no cron run would, and the sample was cut short. Its requests were lost at the same pace all",
+        f"the while; *lost* is what {CENSORED:.0f} s make of it. Where the script finds it, the mean wait for cron",
+        f"({CRON_MEAN:.0f} s) is added to *again*.",
+        "",
+        "| fault | samples | keeper: gone | out | again | lost | recipe: gone | out | again | lost |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, samples in results.items():
+        cells = [f"{FAULTS[name].text} (`{name}`)", str(len(samples))]
+        for host in (KEEPER, RECIPE):
+            sides = [one[host] for one in samples]
+            cut = any(side["note"] == "cut" for side in sides)
+            lost = [side["lost"] for side in sides]
+            if cut:
+                lost = [round(CENSORED / PAUSE) for _side in sides]
+            extra = CRON_MEAN if any(side["note"] == "cron" for side in sides) else 0.0
+            again = [None if side["again"] is None else side["again"] + extra for side in sides]
+            cells += [
+                shown([side["gone"] for side in sides], cut),
+                shown([side["out"] for side in sides]),
+                shown(again, cut),
+                f"{statistics.median(lost):.0f}",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=5)
+    parser.add_argument("--fault", action="append", choices=list(FAULTS))
+    parser.add_argument("--keep", action="store_true", help="leave the hosts")
+    parser.add_argument("--only-write", action="store_true", help="run nothing, write the page")
+    options = parser.parse_args()
+    results: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not options.only_write:
+        os.environ.setdefault("STEADFAST_LAB", "rivals")
+        os.environ.setdefault("STEADFAST_LAB_NETWORK", "10.87.66")
+        os.environ.setdefault("STEADFAST_LAB_HOSTS", "gpu1,gpu2,lb1")
+        steps: list[tuple[str, Callable[[], None]]] = [
+            ("hosts", lambda: playbook("lab/create.yml")),
+            ("site.yml", lambda: playbook("site.yml")),
+            ("the recipe on gpu2", lambda: recipe(RECIPE)),
+        ]
+        try:
+            for text, step in steps:
+                say(text)
+                step()
+            for name in options.fault or list(FAULTS):
+                for number in range(options.samples):
+                    seen = sample(name)
+                    results.setdefault(name, []).append(seen)
+                    say(f"{name} {number + 1}/{options.samples}: {json.dumps(seen)}")
+                    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        finally:
+            if not options.keep:
+                playbook("lab/destroy.yml")
+    PAGE.write_text(page(results))
+    say(f"written: {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
