@@ -150,8 +150,12 @@ def test_the_whole_ladder_in_place_of_parking(context: Context, commands: Comman
     assert again.action == d.WAIT and "about to reboot" in again.reason
     assert len(history(tools)) == 2
 
+    state, known = state_of(context, 10)
     clock = clock_of(context)
     clock.boot_id, clock.at = "boot-2", 500.0
+    known = replace(known, now=clock.now())
+    went = remedies.before_start(context, SPENT, state, known, tools)
+    assert (went.action, went.reason) == (d.GO, "one start after the reboot")
     commands.answers[str(tmp_path / "python")] = Completed(
         0, json.dumps({"ok": True, "effective": True, "instance": "i-1", "group": "g"}), ""
     )

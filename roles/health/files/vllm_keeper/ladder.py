@@ -128,8 +128,9 @@ def decide(history: Sequence[Repair], settings: Settings, facts: Facts) -> Step:
         return Step(PARK, facts.gate.reason)
     if facts.calls_for == IGNORE and facts.gate.action == d.GO and not facts.failures:
         return Step(NONE, "the fault calls for nothing")
-    if _owes_a_start(history, facts):
-        return Step(CLEAR, "one start after the GPU reset")
+    owed = _owed(history, facts)
+    if owed:
+        return Step(CLEAR, f"one start after the {owed}")
     return _climb(history, settings, facts, FLOORS.get(facts.calls_for, RESTART))
 
 
@@ -204,18 +205,19 @@ def _pause(history: Sequence[Repair], settings: Settings, facts: Facts) -> float
     return max(0.0, step * (1 - settings.jitter * min(1.0, max(0.0, facts.dice))) - min(ages))
 
 
-def _owes_a_start(history: Sequence[Repair], facts: Facts) -> bool:
-    """Were this instance's GPUs reset, and no start since has shown whether it helped? (A reboot is a start's own.)"""
-    last = facts.last_start
-    since = last.boot if last is not None and last.boot_id == facts.now.boot_id else -1.0
-    return any(
-        one.rung == RESET_GPU
-        and one.outcome == DONE
-        and one.instance == facts.instance
-        and one.at.boot_id == facts.now.boot_id
-        and one.at.boot > since  # the start that follows carries the same moment
-        for one in history
-    )
+def _owed(history: Sequence[Repair], facts: Facts) -> str:
+    """After which repair no start has shown yet whether it helped; "" if none."""
+    last, boot = facts.last_start, facts.now.boot_id
+    started_here = last is not None and last.boot_id == boot
+    since = last.boot if last is not None and started_here else -1.0
+    for one in history:
+        if one.rung == REBOOT and one.outcome != FAILED and one.at.boot_id != boot and not started_here:
+            return "reboot"
+        mine = one.rung == RESET_GPU and one.outcome == DONE and one.instance == facts.instance
+        # The start that follows a reset carries the same moment.
+        if mine and one.at.boot_id == boot and one.at.boot > since:
+            return "GPU reset"
+    return ""
 
 
 def _rebooting(history: Sequence[Repair], now: Moment) -> float:

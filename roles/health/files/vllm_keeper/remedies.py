@@ -144,18 +144,21 @@ def _take(
         _settle(context, tools, entry, outcome)
     if real and not outcome.ok:
         return None
-    return _after(decision, step.rung, outcome, real)
+    return _after(decision, step, outcome, real)
 
 
-def _after(decision: d.GateDecision, rung: str, outcome: Outcome, real: bool) -> d.GateDecision:
-    if rung == REBOOT and real:
+def _after(decision: d.GateDecision, step: ladder.Step, outcome: Outcome, real: bool) -> d.GateDecision:
+    if step.rung == REBOOT and real:
         # It goes down in a moment: nothing is to start, and nothing to be parked, in between.
         return d.GateDecision(d.WAIT, "the host is about to reboot", ladder.REBOOT_TAKES)
-    if rung == REPLACE and real:
+    if step.rung == REPLACE and real:
         return replace(decision, reason=f"{decision.reason}; {outcome.said}")
-    # The ladder clears before a start that the gate would not allow only where a reset has earned it one.
-    owed = decision.action == d.PARK and (rung == CLEAR or (rung == RESET_GPU and real))
-    return d.GateDecision(d.GO, "one start after the GPU reset") if owed else decision
+    if decision.action != d.PARK:
+        return decision
+    # The ladder clears before a start that the gate would not allow only where a repair has earned it one.
+    if step.rung == CLEAR:
+        return d.GateDecision(d.GO, step.reason)
+    return d.GateDecision(d.GO, "one start after the GPU reset") if real else decision
 
 
 def _settle(context: Context, tools: Tools, entry: Repair, outcome: Outcome) -> None:
