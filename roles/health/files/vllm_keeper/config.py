@@ -16,11 +16,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from vllm_keeper import aws_settings, repair
+from vllm_keeper.signals import gpu as gpus
+from vllm_keeper.signals import host as hosts
+from vllm_keeper.watch import fleet as fleets
 from vllm_keeper.watch import settings as watching
 
 DEFAULT_DIRECTORY = Path("/etc/vllm-keeper")
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}$")
 MANAGERS = ("systemd", "supervisor", "compose", "tmux", "screen")
+PARTS = ("gate", "check", "watch", "canary", "gpu", "host", "ladder", "fleet", "aws")
 READY_CHECKS = ("completion", "health")
 
 
@@ -63,6 +68,11 @@ class Instance:
     gate: GateSettings = field(default_factory=GateSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
     watch: watching.WatchSettings = field(default_factory=watching.WatchSettings)
+    gpu: gpus.Settings = field(default_factory=lambda: gpus.Settings(enabled=False))
+    host: hosts.Settings = field(default_factory=hosts.Settings)
+    ladder: repair.Settings = field(default_factory=repair.Settings)
+    fleet: fleets.FleetSettings = field(default_factory=fleets.FleetSettings)
+    aws: aws_settings.Settings = field(default_factory=aws_settings.Settings)
 
     @property
     def port(self) -> int:
@@ -179,7 +189,8 @@ def parse(data: object, name: str) -> tuple[Instance | None, list[str]]:
     said = top.text("name", name)
     if said != name:
         top.bad("name", said, f"must be {name!r}, as the file is called")
-    gate, check, watch, canary = (top.mapping(key) for key in ("gate", "check", "watch", "canary"))
+    parts = {key: top.mapping(key) for key in PARTS}
+    gate, check = parts["gate"], parts["check"]
     defaults, check_defaults = GateSettings(), CheckSettings()
     instance = Instance(
         name=name,
@@ -208,11 +219,16 @@ def parse(data: object, name: str) -> tuple[Instance | None, list[str]]:
             delay=check.number("delay", check_defaults.delay, 0, 3600),
             timeout=check.number("timeout", check_defaults.timeout, 0.1, 600),
         ),
-        watch=watching.read(watch, canary),
+        watch=watching.read(parts["watch"], parts["canary"]),
+        gpu=gpus.read(parts["gpu"]) if parts["gpu"].data else gpus.Settings(enabled=False),
+        host=hosts.read(parts["host"]),
+        ladder=repair.read(parts["ladder"]),
+        fleet=fleets.read(parts["fleet"]),
+        aws=aws_settings.read(parts["aws"]),
     )
     if not re.match(r"^[A-Za-z0-9:_.@\\-]+$", instance.unit):
         top.bad("unit", instance.unit, "is no unit name")
-    for reader in (top, gate, check, watch, canary):
+    for reader in (top, *parts.values()):
         reader.refuse_unknown()
     return (None, problems) if problems else (instance, [])
 

@@ -54,7 +54,8 @@ class Settings:
     spare_neighbours: bool = True  # no reboot and no replacement while other instances of the host serve
     memory_wait: float = 60  # how long `clear` waits for free GPU memory
     reset_wait: float = 30  # how long a reset waits for processes to leave the GPU
-    reset_stops: tuple[str, ...] = ("nvidia-persistenced",)  # units that hold the GPU open and stand aside for a reset
+    # Units that hold the GPU open and stand aside for a reset; our own watcher reads it too.
+    reset_stops: tuple[str, ...] = ("nvidia-persistenced", "vllm-keeper")
     dry_run: bool = False
 
 

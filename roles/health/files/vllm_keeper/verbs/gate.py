@@ -19,9 +19,11 @@ from types import FrameType
 from vllm_keeper import decision as d
 from vllm_keeper import exits, processes
 from vllm_keeper import state as st
-from vllm_keeper.clock import Moment, duration
-from vllm_keeper.context import Context
+from vllm_keeper.aws import Aws
+from vllm_keeper.clock import Moment, age, duration
+from vllm_keeper.context import Context, Definition
 from vllm_keeper.managers import ManagerError
+from vllm_keeper.watch import board
 
 STEP = 1.0  # how soon a resume, a park or a changed configuration is noticed during a back-off
 LEFTOVER_LIMIT = 30.0
@@ -84,37 +86,23 @@ def called_off(context: Context) -> int:
 
 def _gate(context: Context, dice: float, kill: bool) -> int:
     definition = context.definition()
-    chosen = [d.GateDecision(d.GO, "")]
-
-    def step(state: st.State, now: Moment) -> None:
-        d.close_lost(state, now)
-        facts = context.gate_facts(definition, dice)
-        decision = d.decide_gate(state, context.instance.gate, facts)
-        chosen[0] = decision
-        _apply(state, decision, facts)
-
     # The state is written once when the waiting begins and once when it ends; looked at in between.
-    context.update(step)
-    if chosen[0].action != d.PARK and kill:
-        clear_leftovers(context)
+    decision = _decide(context, definition, dice, kill)
     end = context.clock.monotonic() + max(context.instance.gate.back_off) + 2 * STEP
-    if chosen[0].action == d.WAIT:
-        context.log.notice(f"{chosen[0].reason}: starting in {duration(chosen[0].wait)}")
-    while chosen[0].action == d.WAIT:
+    if decision.action == d.WAIT:
+        context.log.notice(f"{decision.reason}: starting in {duration(decision.wait)}")
+    while decision.action == d.WAIT:
         left = end - context.clock.monotonic()
         if left <= 0:
             # Cannot be, unless the state was meddled with; a server held back for ever would be worse.
             context.log.warning("the back-off is over its longest; starting")
             return exits.OK
-        context.clock.sleep(min(STEP, chosen[0].wait, left))
+        context.clock.sleep(min(STEP, decision.wait, left))
         now_decided = d.decide_gate(context.state(), context.instance.gate, context.gate_facts(definition, dice))
         if now_decided.action == d.WAIT:
-            chosen[0] = now_decided
+            decision = now_decided
             continue
-        context.update(step)
-        if chosen[0].action == d.GO and kill:
-            clear_leftovers(context)
-    decision = chosen[0]
+        decision = _decide(context, definition, dice, kill)
     if decision.action == d.PARK:
         context.log.error(
             f"parked, not started: {decision.reason}. When it is mended: vllm-keeper resume {context.instance.name}"
@@ -122,6 +110,72 @@ def _gate(context: Context, dice: float, kill: bool) -> int:
         return exits.PARKED
     context.log.info(f"start: {decision.reason}")
     return exits.OK
+
+
+def _decide(context: Context, definition: Definition | None, dice: float, kill: bool) -> d.GateDecision:
+    """Decides, takes what the ladder has to offer, and writes down what holds then."""
+    climbed: tuple[d.GateDecision, d.GateDecision] | None = None
+    if kill and _may_climb(context):
+        facts = context.gate_facts(definition, dice)
+        state = context.update(d.close_lost)
+        before = d.decide_gate(state, context.instance.gate, facts)
+        # Without a lock: it may take minutes.
+        climbed = (before, climb(context, before, state, facts))
+    chosen = [d.GateDecision(d.GO, "")]
+
+    def step(state: st.State, now: Moment) -> None:
+        d.close_lost(state, now)
+        facts = context.gate_facts(definition, dice)
+        decision = d.decide_gate(state, context.instance.gate, facts)
+        if climbed is not None and (decision.action, decision.cause) == (climbed[0].action, climbed[0].cause):
+            decision = climbed[1]  # unless something else has come between
+        chosen[0] = decision
+        _apply(state, decision, facts)
+
+    context.update(step)
+    if chosen[0].action == d.GO and kill:
+        clear_leftovers(context)
+    return chosen[0]
+
+
+def _may_climb(context: Context) -> bool:
+    """Whether the ladder has anything to offer here that the gate itself does not do."""
+    ladder = context.instance.ladder
+    return context.instance.gpu.enabled or ladder.reset_gpu or ladder.reboot or ladder.replace
+
+
+def climb(context: Context, decision: d.GateDecision, state: st.State, facts: d.GateFacts) -> d.GateDecision:
+    """The gate's decision after the ladder had its turn. Its own trouble keeps nothing from starting."""
+    # Here, since they call this module; and a start after a first crash is not to wait for their import.
+    from vllm_keeper import remedies
+    from vllm_keeper.ledger import Ledger
+    from vllm_keeper.signals import faults
+
+    instance = context.instance
+    last = state.starts[-1] if state.starts else None
+    failures = d.streak(d.relevant(state.starts, facts.config), instance.gate)
+    suspected = last is not None and last.reason.startswith("gpu_fault")
+    if decision.action == d.GO and failures <= 1 and not suspected:
+        return decision  # a first failure is answered at once: asking the driver takes longer than the whole start
+    before = faults.Before()
+    if instance.gpu.enabled:
+        since = None if last is None else age(last.at, facts.now)
+        before = faults.before_start(instance.gpu, since=since)
+    aws = Aws(instance.aws, instance.name, instance.port)
+    tools = remedies.Tools(
+        settings=instance.ladder,
+        ledger=Ledger(context.store.directory, context.log.warning),
+        gpus=before.devices,
+        memory=lambda: faults.before_start(instance.gpu).held if instance.gpu.enabled else "",
+        aws=aws,
+        neighbours=lambda: neighbours(instance.name),
+    )
+    return remedies.before_start(context, decision, state, facts, tools, calls_for=before.calls_for)
+
+
+def neighbours(name: str) -> int:
+    """Other instances of this host that serve now, as far as a watcher knows."""
+    return sum(1 for other, shown in (board.read() or {}).items() if other != name and shown.ready)
 
 
 def _apply(state: st.State, decision: d.GateDecision, facts: d.GateFacts) -> None:

@@ -66,6 +66,7 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[str, Shown] = {}
+        self.host: Mapping[str, tuple[str, str]] = {}  # subject: (level, evidence) of what is short on the host
 
     def show(self, name: str, **changes: Any) -> Shown:
         with self._lock:
@@ -92,6 +93,7 @@ def write(board: Board, directory: Path = runfile.DIRECTORY) -> None:
         "pid": os.getpid(),
         "born": me.born if me is not None else 0,
         "at": now(),
+        "host": dict(board.host),
         "instances": {name: asdict(shown) for name, shown in board.all().items()},
     }
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)

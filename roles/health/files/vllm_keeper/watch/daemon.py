@@ -18,8 +18,10 @@ from pathlib import Path
 from vllm_keeper import config, exits, runfile
 from vllm_keeper.context import Context
 from vllm_keeper.log import Log
+from vllm_keeper.signals.faults import HostSignals
 from vllm_keeper.watch import board as boards
 from vllm_keeper.watch.endpoint import Endpoint
+from vllm_keeper.watch.host_watch import HostWatch
 from vllm_keeper.watch.watcher import Watcher
 
 TICK = 1.0
@@ -55,6 +57,8 @@ class Daemon:
         self._running: dict[str, _Running] = {}
         self._refused: dict[str, tuple[object, ...]] = {}
         self._heartbeat_told = ""
+        self._gpus: HostSignals | None = None
+        self._host = HostWatch(log)
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,6 +71,7 @@ class Daemon:
         try:
             while not self.stop.is_set():
                 self._reload()
+                self._tell_signals()
                 if time.monotonic() - written >= HEARTBEAT:
                     self._heartbeat()
                     written = time.monotonic()
@@ -80,6 +85,8 @@ class Daemon:
                 time.sleep(FAREWELL)
             for name in list(self._running):
                 self._end(name)
+            if self._gpus is not None:
+                self._gpus.stop()
             with contextlib.suppress(OSError):
                 (self.run_directory / boards.FILE).unlink()
             if endpoint is not None:
@@ -131,12 +138,26 @@ class Daemon:
                 self._begin(context, self._marks(name, context))
 
     def _begin(self, context: Context, marks: tuple[object, ...]) -> None:
-        watcher, stop = Watcher(context, self.board), threading.Event()
+        watcher, stop = Watcher(context, self.board, self._signals(context)), threading.Event()
         name = context.instance.name
         thread = threading.Thread(target=watcher.run, args=(stop,), name=name, daemon=True)
         self._running[name] = _Running(watcher, stop, thread, marks)
         self.board.show(name)
         thread.start()
+
+    def _signals(self, context: Context) -> HostSignals | None:
+        """One reader of the GPUs for all instances of the host."""
+        if self._gpus is None and context.instance.gpu.enabled:
+            self._gpus = HostSignals(context.instance.gpu)
+            self._gpus.start()
+        return self._gpus
+
+    def _tell_signals(self) -> None:
+        """What is to be said of the host itself, once and again when it changes."""
+        for text in self._gpus.news() if self._gpus is not None else ():
+            self.log.notice(text)
+        self._host.look([one.watcher.context.instance for one in self._running.values()])
+        self.board.host = self._host.found
 
     def _end(self, name: str) -> None:
         running = self._running.pop(name)
@@ -146,6 +167,8 @@ class Daemon:
         if not running.thread.is_alive():
             running.watcher.close()
         self.board.remove(name)
+        if self._gpus is not None:
+            self._gpus.forget(name)
 
     def _marks(self, name: str, context: Context | None = None) -> tuple[object, ...]:
         """Change with the files that an instance is read from."""

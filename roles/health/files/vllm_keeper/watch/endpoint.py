@@ -13,7 +13,7 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -60,7 +60,7 @@ def ready(all_shown: dict[str, Shown], name: str = "") -> tuple[int, str]:
     return (200 if good else 503), "".join(lines) or "no instance is watched here\n"
 
 
-def metrics(all_shown: dict[str, Shown]) -> str:
+def metrics(all_shown: dict[str, Shown], host: Mapping[str, tuple[str, str]] | None = None) -> str:
     """Prometheus's text format, version 0.0.4."""
     lines: list[str] = []
 
@@ -88,6 +88,11 @@ def metrics(all_shown: dict[str, Shown]) -> str:
     times = os.times()
     family("info", "gauge", "The keeper's version.", [(f"info{{{_label('version', __version__)}}}", 1)])
     family("cpu_seconds_total", "counter", "CPU time of the watcher.", [("cpu_seconds_total", times[0] + times[1])])
+    short = [
+        (f"host_short{{{_label('subject', subject)},{_label('level', level)}}}", 1.0)
+        for subject, (level, _evidence) in sorted((host or {}).items())
+    ]
+    family("host_short", "gauge", "1 for what the host is short of: memory, disk, clock.", short)
     gauge("ready", "Whether a user's request would be answered now.", {n: float(s.ready) for n, s in shown})
     by(
         "verdict", "verdict", "gauge", "1 for the verdict that holds.",
@@ -188,7 +193,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.split("?", 1)[0].rstrip("/")
         if path == "/metrics":
-            self._send(200, metrics(self.server.shown()), "text/plain; version=0.0.4; charset=utf-8")
+            self._send(
+                200, metrics(self.server.shown(), self.server.board.host), "text/plain; version=0.0.4; charset=utf-8"
+            )
         elif path == "/ready" or path.startswith("/ready/"):
             self._send(*ready(self.server.shown(), path[len("/ready/") :]))
         else:

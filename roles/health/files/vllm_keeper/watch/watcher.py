@@ -18,14 +18,18 @@ from dataclasses import replace
 
 from vllm_keeper import decision as d
 from vllm_keeper import state as st
+from vllm_keeper.aws import Aws
 from vllm_keeper.clock import duration
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
+from vllm_keeper.signals import GpuFault
+from vllm_keeper.signals.faults import HostSignals
 from vllm_keeper.verbs import check
-from vllm_keeper.watch import counters, evidence
+from vllm_keeper.watch import counters, evidence, fleet
 from vllm_keeper.watch.activity import Activity
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.canary import Canary
+from vllm_keeper.watch.eject import Ejector
 from vllm_keeper.watch.family import Family
 from vllm_keeper.watch.judgement import Judgement, Look, Memory, judge
 
@@ -34,6 +38,8 @@ LOADING = 5.0  # the same while it loads
 NOBODY = 2.0  # and while there is no process
 KIN = 30.0  # and until its processes are listed again
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
+PROGRESSES = 2.5  # seconds: an idle server's canary makes progress every second
+FLEET_AGAIN = 2.0
 LOOKS = 40  # kept as evidence
 START_AFTER = 10.0  # seconds that it was seen idle
 REPAIR_PAUSE = 5.0  # after one was ordered, until another can be: managers take a moment to show it
@@ -46,10 +52,15 @@ class Watcher:
         self,
         context: Context,
         board: Board,
+        gpus: HostSignals | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.context, self.board, self.clock, self.wall = context, board, clock, wall
+        instance = context.instance
+        self.gpus = gpus if instance.gpu.enabled else None
+        aws = Aws(instance.aws, instance.name, instance.port)
+        self.ejector = Ejector(aws, context.log, clock) if instance.aws.target_groups else None
         self.settings = context.instance.watch
         self.name = context.instance.name
         self.beat = clock()
@@ -129,6 +140,7 @@ class Watcher:
             api_active = self._api.look(self.family.others, begun)
             engine_active = self._workers.look(self.family.workers, begun)
         lost = self._lost(begun)
+        fault = self._gpu_fault(begun, pid, process)
         health = self._server.get(self.context.instance.health_path, self.settings.timeout)
         metrics = None
         if health.kind == "ok":
@@ -145,7 +157,16 @@ class Watcher:
             api_active=api_active,
             engine_active=engine_active,
             engine_lost=lost,
+            gpu_fault=fault.evidence if fault is not None else "",
+            gpu_remedy=fault.remedy if fault is not None else "",
         )
+
+    def _gpu_fault(self, at: float, pid: int, process: d.Observation) -> GpuFault | None:
+        """One with which the work cannot go on, and does not: who still makes progress does not feel it."""
+        if self.gpus is None or at - (self.memory.progress_at or at) < PROGRESSES:
+            return None
+        family = [pid, *self.family.workers, *self.family.others]
+        return self.gpus.urgent(self.name, pid, process.process_age, self.context.instance.gpu.devices, family)
 
     def _lost(self, at: float) -> int:
         pid = self.family.lost()
@@ -231,17 +252,10 @@ class Watcher:
         self._save()
 
     def _act(self, look: Look, judgement: Judgement) -> float:
+        held = self._held_back(look, judgement)
+        if held is not None:
+            return held
         context = self.context
-        if look.at - self._repaired_at < REPAIR_PAUSE:
-            return self.settings.doubt_interval
-        if judgement.action == d.START and not self._idle_long(look):
-            self._show(look, judgement)
-            return self.settings.interval
-        # Out of the balancer before it is touched.
-        self._show(look, judgement)
-        before = d.decide_before_probe(self._observe(self.clock(), fresh=True))
-        if judgement.action != d.START and before is not None:
-            return self.settings.doubt_interval  # something has happened meanwhile; the next look sees what
         words = DRY if self.settings.dry_run else ""
         if words and self._told == judgement.verdict:
             return self.settings.interval
@@ -249,6 +263,8 @@ class Watcher:
             judgement.verdict, judgement.action, judgement.reason, look.pid, max(judgement.stalled, 0.0)
         )
         if not words:
+            if self.ejector is not None:
+                self.ejector.leave()
             decision = d.Decision(judgement.verdict, judgement.action, judgement.reason)
             with context.store.lock("check", wait=0) as held:
                 if not held:
@@ -264,6 +280,29 @@ class Watcher:
         self._save()
         self._process = None
         return self.settings.doubt_interval
+
+    def _held_back(self, look: Look, judgement: Judgement) -> float | None:
+        """Seconds until the next look, where nothing is to be done yet; None where it is."""
+        if look.at - self._repaired_at < REPAIR_PAUSE:
+            return self.settings.doubt_interval
+        # Out of the balancer before it is touched.
+        self._show(look, judgement)
+        if judgement.action == d.START:
+            return None if self._idle_long(look) else self.settings.interval
+        if d.decide_before_probe(self._observe(self.clock(), fresh=True)) is not None:
+            return self.settings.doubt_interval  # something has happened meanwhile; the next look sees what
+        if judgement.verdict in ("hung", "gpu_fault") and not self._may_act(look, judgement):
+            return FLEET_AGAIN
+        return None
+
+    def _may_act(self, look: Look, judgement: Judgement) -> bool:
+        """A server that still runs is killed only while few enough others of its group are out."""
+        allowed, why = fleet.may_act(self.context.instance.fleet)
+        if not allowed:
+            held = f"{judgement.reason}; not repaired while others of the group are out: {why}"
+            self._show(look, replace(judgement, reason=held))
+            self._say("warning", f"{judgement.verdict}: {held}")
+        return allowed
 
     def _idle_long(self, look: Look) -> bool:
         """Who has just installed it, or ended it, is about to start it."""
@@ -298,6 +337,8 @@ class Watcher:
                 self._recovery = (count + 1, total + incident.served_again, incident.served_again)
                 self.context.log.notice(f"serves again, {duration(incident.served_again)} after: {incident.reason}")
                 self._save()
+            if self.ejector is not None:
+                self.ejector.come_back()
         longest = self.memory.longest
         if longest > self._saved_longest * 1.2 + 0.1:
             self._save()
