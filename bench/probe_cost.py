@@ -32,6 +32,8 @@ from bench import site as sites
 
 SCRIPT = Path(__file__).parent / "recipe/check_vllm.sh"
 GOAL = 50.0
+# Before each look of either kind, so that the server has made progress since the last one, as it has in the second
+# between two of a watcher (one that makes none is looked at more closely), and so that no cache is warmer than there.
 PAUSE = 0.1
 WARM = 20  # cycles that are not counted: imports, first connection, first canary
 
@@ -40,8 +42,6 @@ def cost(cycle: Callable[[], object], number: int) -> float:
     """CPU seconds of one cycle, of all threads. By the process's own clock, which is finer than os.times."""
     spent = 0.0
     for done in range(WARM + number):
-        # Between two looks the server makes progress, as between two of a watcher, which come a second apart: a
-        # server that makes none is looked at more closely.
         time.sleep(PAUSE)
         begun = time.process_time()
         cycle()
@@ -73,6 +73,7 @@ def script(port: int, runs: int) -> float:
     subprocess.run(command, check=True)
     begun = spent()
     for _ in range(runs):
+        time.sleep(PAUSE)
         subprocess.run(command, check=True)
     return (spent() - begun) / runs
 
