@@ -178,12 +178,14 @@ def test_out_and_back_exactly_and_twice(account: Account, tmp_path: Path) -> Non
         assert account.members(name) == [member for member in whole[name] if member != (one, PORT)]
     again = ask(*out)
     assert not again["changed"]
+    assert (tmp_path / "aws" / "q.json").exists()
 
     back = ["register", *here(account), *remember]
     assert ask(*back, "--dry-run")["changed"]
     assert (one, PORT) not in account.members("qwen3vl")
     assert ask(*back, "--wait", "5")["target_groups"][0]["healthy"] is True
     assert {name: account.members(name) for name in account.groups} == whole
+    assert list((tmp_path / "aws").iterdir()) == [], "the keeper sees by the file that something is out"
     assert ask(*back) == {"changed": False, "dry_run": False, "ok": True, "target_groups": []}
 
 

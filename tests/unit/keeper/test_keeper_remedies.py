@@ -306,6 +306,21 @@ def test_the_reset_comes_after_all_who_hold_the_gpu_and_they_come_back(
     assert let_go == [1]
 
 
+@pytest.mark.parametrize("unit", ["vllm-keeper", "vllm-keeper.service"])
+def test_the_unit_that_we_run_in_is_never_stopped(
+    context: Context, commands: Commands, tmp_path: Path, unit: str
+) -> None:
+    (context.proc / "self").mkdir()
+    group = context.proc / "self" / "cgroup"
+    tools = tools_for(tmp_path, commands, replace(OPEN, reset_stops=(unit,)))
+    group.write_text("1:name=systemd:/system.slice/vllm-keeper.service\n0::/system.slice/vllm-keeper.service/sub\n")
+    assert remedies.reset_gpu(context, tools).ok
+    assert commands.changing() == ["clear leftovers", f"nvidia-smi --gpu-reset -i {GPU}"]
+    group.write_text("0::/system.slice/qwen3vl.service\n")
+    assert remedies.reset_gpu(context, tools).ok
+    assert f"systemctl stop {unit}" in commands.changing() and commands.ran[-1] == f"systemctl start {unit}"
+
+
 def test_a_reset_is_not_cut_in_half(context: Context, commands: Commands, tmp_path: Path) -> None:
     """The real command inherits the mask; the signal comes through once it has ended."""
     caught: list[str] = []

@@ -221,7 +221,7 @@ def reset_gpu(context: Context, tools: Tools) -> Outcome:
     if used:
         return Outcome(False, f"still used after {duration(tools.settings.reset_wait)}: {used}")
     tools.let_go()
-    stopped, trouble = _stand_aside(tools)
+    stopped, trouble = _stand_aside(tools, context.proc)
     try:
         if trouble:
             return Outcome(False, trouble)
@@ -264,10 +264,12 @@ def _users(tools: Tools) -> str:
     return ", ".join(found)
 
 
-def _stand_aside(tools: Tools) -> tuple[list[str], str]:
+def _stand_aside(tools: Tools, proc: Path) -> tuple[list[str], str]:
     """Stops the units that keep a GPU open; those that were stopped, and what went wrong."""
     stopped: list[str] = []
     for unit in tools.settings.reset_stops:
+        if _runs_us(unit, proc):
+            continue  # its end would be ours, in the middle of the reset; `let_go` has closed what we had open
         if tools.runner(["systemctl", "is-active", "--quiet", unit], ASK).code:
             continue  # it does not run, or there is no systemd
         done = tools.runner(["systemctl", "stop", unit], ASK)
@@ -276,6 +278,16 @@ def _stand_aside(tools: Tools) -> tuple[list[str], str]:
         if done.code:
             return stopped, f"{unit} holds the GPU and does not stop: {done.err.strip() or done.code}"
     return stopped, ""
+
+
+def _runs_us(unit: str, proc: Path) -> bool:
+    """Whether we are a process of UNIT: the watcher starts what its manager does not."""
+    name = unit if "." in unit else f"{unit}.service"
+    try:
+        groups = (proc / "self" / "cgroup").read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(name in group.rpartition(":")[2].split("/") for group in groups)
 
 
 def _holders(proc: Path) -> str:

@@ -47,6 +47,10 @@ class Memory:
             raise ToolError("usage", text) from error
 
     def write(self, taken: list[Taken]) -> None:
+        """Nothing taken is no file: that it is there says that the host is out."""
+        if not taken:
+            self._forget()
+            return
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         text = json.dumps({"version": VERSION, "taken": [vars(one) for one in taken]}, indent=1, sort_keys=True) + "\n"
         try:
@@ -62,6 +66,12 @@ class Memory:
                 temporary.unlink()
             text = f"{self.path}: cannot be written ({error.strerror or error}); nothing was taken out"
             raise ToolError("usage", text) from error
+
+    def _forget(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ToolError("usage", f"{self.path}: cannot be removed ({error.strerror or error})") from error
 
 
 def _taken(item: dict[str, Any]) -> Taken:
