@@ -170,6 +170,11 @@ managers:
   type: list
   elements: str
   sample: [systemd]
+nvidia:
+  description: Whether a PCI device of NVIDIA's is in the machine, with a driver or without.
+  returned: always
+  type: bool
+  sample: true
 user:
   description: The entry of O(service_user) in the user database, or none if there is no such user.
   returned: always
@@ -291,6 +296,7 @@ def main() -> None:
         "packages_missing": _packages.missing(plan["packages"], run),
         "user": _host.user(plan["service_user"]),
         "managers": seen["managers"],
+        "nvidia": seen["nvidia"],
     }
     if problems and plan["fail"]:
         module.fail_json(msg=f"this host cannot be used as planned; nothing was changed:\n{problems}", **result)

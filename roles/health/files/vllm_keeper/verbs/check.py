@@ -61,7 +61,7 @@ def _check(context: Context, quiet: bool) -> int:
 
 def _tell(context: Context, watched: board.Shown, quiet: bool) -> int:
     """A living watcher looks every second and repairs by itself: there is nothing to add to that."""
-    code = exits.BAD if watched.verdict in ("hung", "dead", "gpu_fault") else exits.OK
+    code = exits.OK if watched.action == d.NONE else exits.BAD
     line = f"{context.instance.name}: {watched.verdict}: {watched.reason} (watched by vllm-keeper watch)"
     if code == exits.OK and quiet:
         context.log.info(line)
