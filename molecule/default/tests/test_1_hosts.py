@@ -99,6 +99,14 @@ def test_check_finds_nothing_to_do(gpu: Host) -> None:
     assert gpu.check_output("systemctl show -P MainPID qwen3vl") == pid
 
 
+def test_the_keeper_stays_and_tells_whether_it_is_ready(gpu: Host) -> None:
+    service = gpu.service("vllm-keeper")
+    assert service.is_enabled
+    assert service.is_running
+    assert gpu.check_output("curl -sf http://127.0.0.1:9410/ready/qwen3vl") == "qwen3vl: ready: healthy"
+    assert 'vllm_keeper_ready{instance="qwen3vl"} 1' in gpu.check_output("curl -sf http://127.0.0.1:9410/metrics")
+
+
 def test_the_keeper_works_when_the_environment_of_vllm_is_gone(gpu: Host) -> None:
     hidden = "unshare --mount sh -c 'mount -t tmpfs none /opt/vllm && vllm-keeper status --json'"
     assert json.loads(gpu.check_output(hidden))["instances"][0]["verdict"] == "healthy"

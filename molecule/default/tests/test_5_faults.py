@@ -1,14 +1,16 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""kill -9 of the API and of the engine: serving again, no orphan, few requests lost."""
+"""kill -9 of the API and of the engine, a hung engine: serving again, no orphan, few requests lost."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
 import pytest
+import requests
 
 from lab import client
 
@@ -31,6 +33,35 @@ def test_a_killed_server_comes_back_and_leaves_no_orphan(
     # what was in flight on the killed server is lost with it; the rest must reach the other host
     assert len(stream.lost) <= 3, stream.lost
     assert client.on(host, "systemctl", "is-active", "qwen3vl", check=False).strip() in ("active", "activating")
+
+
+def test_a_hung_engine_is_found_in_seconds_though_health_says_200(
+    lab: client.Lab, measured: Callable[[str], None]
+) -> None:
+    """The fault that no health check finds: the engine stands still, /health stays 200, completions hang."""
+    host = "gpu2"
+    client.wait_until(lambda: client.on(host, "vllm-keeper", "status", check=False).count(": healthy"), 300, "healthy")
+    before = set(client.processes(host))
+    engines = [str(pid) for pid, title in client.processes(host).items() if title.startswith("VLLM::EngineCore")]
+    with client.Stream(lab.url, lab.model) as stream:
+        time.sleep(1)
+        client.on(host, "kill", "-STOP", *engines)
+        began = time.monotonic()
+        assert requests.get(f"{lab.direct(host)}/health", timeout=2).status_code == 200
+        found = client.wait_until(
+            lambda: not before & set(client.processes(host)), 60, "the hung server is killed", 0.1
+        )
+        client.wait_until(lambda: client.answers(lab.direct(host), lab.model, 5), 400, f"{host} serves again")
+        away = time.monotonic() - began
+    measured(
+        f"SIGSTOP of the engine on {host}: killed after {found:.1f} s, away {away:.0f} s, "
+        f"{len(stream.lost)} of {stream.asked} requests lost {stream.lost}"
+    )
+    assert len(stream.lost) <= 3, stream.lost
+    told = json.loads(client.on(host, "vllm-keeper", "explain", "--json", lab.instance))
+    assert told["watched"] is not None
+    assert told["incidents"][0]["verdict"] == "hung", told["incidents"][0]
+    assert told["incidents"][0]["looks"], "no evidence was kept"
 
 
 def test_an_ordered_stop_is_not_undone_by_the_keeper(lab: client.Lab) -> None:
