@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption faults bench docs locks
+.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption faults rivals soak bench docs locks
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,13 @@ adoption: ## servers started by hand in every way are taken over, and install_se
 faults: ## every fault under every process manager, with real vLLM: writes docs/faults.md; an hour or more
 	@scripts/bootstrap lab
 	@python -m lab.conformance --write
+
+rivals: ## the keeper beside the source guide's recipe, fault by fault: writes docs/rivals.md; two hours
+	@scripts/bootstrap lab
+	@python -m lab.rivals
+
+soak: converge ## twenty minutes at the limit with real vLLM: a busy server is never taken for dead
+	@scripts/step "Soak" "read the incident above; make soak again" python -m lab.soak
 
 bench: converge ## measurements side by side, each prints a ratio
 	@scripts/step "A run that changes nothing, against facts and a ping" "make bench again" python -m bench.converge

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def sample(name: str) -> dict[str, Any]:
     fault, lab = FAULTS[name], client.Lab.read()
     sides = {KEEPER: Side(), RECIPE: Side()}
     for host in sides:
-        client.wait_until(lambda host=host: client.answers(lab.direct(host), lab.model), LIMIT, f"{host} serves")  # type: ignore[misc]
+        client.wait_until(partial(client.answers, lab.direct(host), lab.model), LIMIT, f"{host} serves")
     states = lines_of(BALANCER, STATES, *sides)
     changes: list[dict[str, Any]] = []
     threading.Thread(target=lambda: changes.extend(map(json.loads, states.stdout or ())), daemon=True).start()
@@ -260,10 +261,11 @@ def sample(name: str) -> dict[str, Any]:
         client.on(KEEPER, "sh", "-c", fault.before)
     barrier = threading.Barrier(2)
     began: dict[str, float] = {}
-    threads = [
-        threading.Thread(target=lambda host=host, side=side: began.update({host: hurt(host, fault, side, barrier)}))  # type: ignore[misc]
-        for host, side in sides.items()
-    ]
+
+    def harm(host: str) -> None:
+        began[host] = hurt(host, fault, sides[host], barrier)
+
+    threads = [threading.Thread(target=harm, args=(host,)) for host in sides]
     for thread in threads:
         thread.start()
     time.sleep(3)
