@@ -4,7 +4,9 @@
 """Whether a server's processes use or want a CPU: what tells a long step from a hang. Read only while in doubt.
 
 A process counts as active when it has used a CPU for a tenth of the time, or one of its threads is runnable (it waits
-for a CPU that others have) or waits for a disk. A stopped or deadlocked one is none of these.
+for a CPU that others have) or waits for a disk. A deadlocked one is none of these. But one that waits for another by
+spinning is: vLLM's workers do so all the time, and a CUDA synchronisation does. So activity proves nothing, it only
+buys time; and where one of them is stopped (SIGSTOP, a debugger), none of the others can go on, however they spin.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from vllm_keeper import processes
 
 TICK = os.sysconf("SC_CLK_TCK")
 SHARE = 0.1
+STOPPED = "Tt"  # by a signal, by a debugger
 WANTS = "RD"  # runnable; uninterruptible, which is nearly always a disk
 
 
@@ -30,9 +33,12 @@ class Activity:
 
     def look(self, pids: Iterable[int], at: float) -> bool | None:
         """None at the first look: there is nothing to compare with yet, and no thread that wants a CPU."""
+        pids = list(pids)
         used = {pid: ticks for pid in pids if (ticks := self._ticks(pid)) is not None}
         before, since = self._used, self._at
         self._used, self._at = used, at
+        if any(self._state(pid) in STOPPED for pid in used):
+            return False
         if any(self._wants(pid) for pid in used):
             return True
         if since is None or at <= since:
@@ -50,6 +56,12 @@ class Activity:
             return int(fields[11]) + int(fields[12])
         except (OSError, ValueError, IndexError):
             return None
+
+    def _state(self, pid: int) -> str:
+        try:
+            return _fields((self.proc / str(pid) / "stat").read_bytes())[0].decode()
+        except (OSError, IndexError):
+            return "?"  # it has just ended
 
     def _wants(self, pid: int) -> bool:
         try:

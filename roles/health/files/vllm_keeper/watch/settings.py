@@ -46,9 +46,9 @@ class WatchSettings:
     timeout: float = 0.5
     stall_after: float = 1.5
     stall_factor: float = 3.0
-    patience: float = 60.0
+    patience: float = 30.0
     patience_factor: float = 6.0
-    api_patience: float = 60.0
+    api_patience: float = 30.0
     canary: CanarySettings = field(default_factory=CanarySettings)
 
 
