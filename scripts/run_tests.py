@@ -63,7 +63,13 @@ def linters() -> dict[str, list[str]]:
     """The slow ones first: they decide how long all of them take."""
     return {
         "ansible-lint": ["ansible-lint", "--strict", "-q"],
-        "mypy": ["mypy", f"{COLLECTION}/plugins", "roles/health/files/vllm_keeper", "scripts"],
+        "mypy": [
+            "mypy",
+            f"{COLLECTION}/plugins",
+            "roles/health/files/vllm_keeper",
+            "roles/health/files/vllm_keeper_aws",
+            "scripts",
+        ],
         "yamllint": ["yamllint", "--strict", "."],
         "shellcheck": ["shellcheck", "--external-sources", *shell_scripts()],
         "changelog": ["antsibull-changelog", "lint"],

@@ -70,8 +70,10 @@ class Context:
         return True
 
     def _forget_stale(self, state: st.State) -> None:
+        """What was never carried out: for too long, or before the host's last start, which undid it."""
         limit = max(STALE_INTENT, self.instance.drain_timeout + 120)
-        if state.intent is not None and age(state.intent.at, self.clock.now()) > limit:
+        now = self.clock.now()
+        if state.intent is not None and (state.intent.at.boot_id != now.boot_id or age(state.intent.at, now) > limit):
             state.intent = None
 
     def gate_facts(self, definition: Definition | None, dice: float = 0.0) -> d.GateFacts:

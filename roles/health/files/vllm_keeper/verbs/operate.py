@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from vllm_keeper import decision as d
 from vllm_keeper import exits, runfile
 from vllm_keeper import state as st
+from vllm_keeper.aws import Aws, AwsError
 from vllm_keeper.clock import Moment, duration
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError, Observed
 from vllm_keeper.managers.base import Completed
 from vllm_keeper.verbs import gate, orders
+from vllm_keeper.watch import evidence
 
 MARGIN = 60.0
 TAIL = 25
@@ -263,7 +265,16 @@ def hang_up(context: Context, environment: Mapping[str, str]) -> int:
 
 
 def forget(context: Context) -> int:
-    """The history of an instance that is no more."""
+    """The history of an instance that is no more. What the keeper took out of target groups for it is put back."""
+    instance = context.instance
+    aws = Aws(instance.aws, instance.name, instance.port)
+    if aws.installed() and (aws.memory / f"{instance.name}.json").exists():
+        try:
+            aws.register()
+        except AwsError as error:
+            context.log.warning(f"what was taken out of its target groups is not put back: {error}")
+    (aws.memory / f"{instance.name}.json").unlink(missing_ok=True)
+    evidence.forget(context.store.directory, instance.name)
     context.store.forget()
     context.log.result(f"{context.instance.name}: forgotten")
     return exits.OK

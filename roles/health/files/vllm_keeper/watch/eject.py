@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from vllm_keeper.aws import Aws, AwsError
 from vllm_keeper.log import Log
@@ -39,7 +40,7 @@ class Ejector:
             self._tried = self._clock()
             self._begin("put back into its target groups", self.aws.register)
 
-    def _begin(self, words: str, ask: Callable[[], object]) -> threading.Thread | None:
+    def _begin(self, words: str, ask: Callable[[], dict[str, Any]]) -> threading.Thread | None:
         with self._lock:
             if self._busy:
                 return None
@@ -48,10 +49,16 @@ class Ejector:
         thread.start()
         return thread
 
-    def _run(self, words: str, ask: Callable[[], object]) -> None:
+    def _run(self, words: str, ask: Callable[[], dict[str, Any]]) -> None:
         try:
-            ask()
-            self.log.notice(words)
+            answer = ask()
+            if answer.get("changed"):
+                self.log.notice(words)
+            else:
+                results = ", ".join(
+                    f"{group.get('name', '?')}: {group.get('result', '?')}" for group in answer.get("target_groups", [])
+                )
+                self.log.info(f"nothing to be {words} ({results or 'nothing was out'})")
         except AwsError as error:
             self.log.error(f"not {words}: {error}")
         finally:

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from vllm_keeper import decision as d
 from vllm_keeper import state as st
-from vllm_keeper.aws import Aws
+from vllm_keeper.aws import Aws, AwsError
 from vllm_keeper.clock import duration
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
@@ -34,8 +34,8 @@ from vllm_keeper.watch.family import Family
 from vllm_keeper.watch.judgement import Judgement, Look, Memory, judge
 
 ASK_AGAIN = 15.0  # seconds until the manager is asked though nothing happened
-LOADING = 5.0  # the same while it loads
-NOBODY = 2.0  # and while there is no process
+LOADING = 10.0  # the same while it loads
+NOBODY = 5.0  # and while there is no process
 KIN = 30.0  # and until its processes are listed again
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
 PROGRESSES = 2.5  # seconds: an idle server's canary makes progress every second
@@ -60,7 +60,9 @@ class Watcher:
         instance = context.instance
         self.gpus = gpus if instance.gpu.enabled else None
         aws = Aws(instance.aws, instance.name, instance.port)
+        self.aws = aws if instance.aws.target_groups or instance.aws.group else None
         self.ejector = Ejector(aws, context.log, clock) if instance.aws.target_groups else None
+        self._claimed = False
         self.settings = context.instance.watch
         self.name = context.instance.name
         self.beat = clock()
@@ -297,12 +299,39 @@ class Watcher:
 
     def _may_act(self, look: Look, judgement: Judgement) -> bool:
         """A server that still runs is killed only while few enough others of its group are out."""
-        allowed, why = fleet.may_act(self.context.instance.fleet)
+        instance = self.context.instance
+        if self.settings.dry_run:
+            return True
+        if self.aws is not None and not instance.fleet.url:
+            allowed, why = self._claims()
+        else:
+            allowed, why = fleet.may_act(instance.fleet)
         if not allowed:
             held = f"{judgement.reason}; not repaired while others of the group are out: {why}"
             self._show(look, replace(judgement, reason=held))
             self._say("warning", f"{judgement.verdict}: {held}")
         return allowed
+
+    def _claims(self) -> tuple[bool, str]:
+        """The breaker through AWS, where there is no balancer of ours to ask."""
+        if self.aws is None:
+            return True, ""
+        try:
+            answer = self.aws.claim()
+        except AwsError as error:
+            # As with a balancer that does not answer: this host's own budget is all there is.
+            self._say("warning", f"AWS cannot be asked how many others are out: {error}")
+            return True, ""
+        self._claimed = bool(answer.get("granted"))
+        return self._claimed, str(answer.get("reason") or "AWS: others of the group are out or under repair")
+
+    def _release(self) -> None:
+        if self._claimed and self.aws is not None:
+            self._claimed = False
+            try:
+                self.aws.release()
+            except AwsError as error:
+                self.context.log.warning(f"the claim is left to expire: {error}")
 
     def _idle_long(self, look: Look) -> bool:
         """Who has just installed it, or ended it, is about to start it."""
@@ -335,6 +364,7 @@ class Watcher:
                 incident.served_again = round(max(0.0, self.wall() - incident.at), 1)
                 count, total, _last = self._recovery
                 self._recovery = (count + 1, total + incident.served_again, incident.served_again)
+                self._release()
                 self.context.log.notice(f"serves again, {duration(incident.served_again)} after: {incident.reason}")
                 self._save()
             if self.ejector is not None:
