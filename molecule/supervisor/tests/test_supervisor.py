@@ -15,6 +15,7 @@ from testinfra.host import Host
 from lab import client, faults
 from lab.play import play
 
+MANAGER = "supervisor"
 INVENTORY = ("-i", "molecule/supervisor/inventory", "--limit", "gpu1,localhost")
 
 

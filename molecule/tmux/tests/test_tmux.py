@@ -15,6 +15,7 @@ from testinfra.host import Host
 from lab import client, faults
 from lab.play import play
 
+MANAGER = "tmux"
 TMUX = "tmux -S /run/vllm-keeper/qwen3vl.tmux"
 STANDIN = Path(__file__).resolve().parents[3] / "tests/standin"
 

@@ -1,0 +1,1 @@
+../../supervisor/tests/test_supervisor.py
