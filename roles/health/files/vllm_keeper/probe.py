@@ -60,11 +60,6 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port)
         self._deadline = deadline
 
-    def until(self, deadline: float) -> None:
-        self._deadline = deadline
-        if isinstance(self.sock, _DeadlineSocket):
-            self.sock.deadline = deadline
-
     def connect(self) -> None:
         problem: OSError | None = None
         for family, kind, protocol, _name, address in socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM):
@@ -84,17 +79,10 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Server:
-    """keep: ask on one connection again and again, for who asks every second; of one thread only."""
-
-    def __init__(self, base_url: str, api_key: str = "", keep: bool = False) -> None:
+    def __init__(self, base_url: str, api_key: str = "") -> None:
         parts = urlsplit(base_url)
-        self._url, self._host, self._port = base_url, parts.hostname or "127.0.0.1", parts.port or 80
-        self._api_key, self._keep = api_key, keep
-        self._kept: _Connection | None = None
-
-    def kept(self) -> Server:
-        """The same server, asked on a connection that stays."""
-        return Server(self._url, self._api_key, keep=True)
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._api_key = api_key
 
     def get(self, path: str, within: float, *, with_key: bool = False) -> Answer:
         return self._ask("GET", path, None, within, with_key)
@@ -104,57 +92,32 @@ class Server:
 
     def _ask(self, method: str, path: str, body: bytes | None, within: float, with_key: bool) -> Answer:
         begun = time.monotonic()
-        connection = "keep-alive" if self._keep else "close"
-        headers = {"Connection": connection, "User-Agent": "vllm-keeper", "Accept": "*/*"}
+        headers = {"Connection": "close", "User-Agent": "vllm-keeper", "Accept": "*/*"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if with_key and self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
+        connection = _Connection(self._host, self._port, begun + within)
         what = f"{method} {path}"
 
         def answer(kind: str, detail: str, status: int | None = None, content: bytes = b"") -> Answer:
             return Answer(kind, f"{what}: {detail}", status, time.monotonic() - begun, content)
 
         try:
-            response, content = self._exchange(method, path, body, headers, begun + within)
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            content = response.read(LARGEST_BODY)
         except (_Late, socket.timeout):
             return answer("timeout", f"no whole answer within {within:g} s")
         except ConnectionRefusedError:
             return answer("refused", "connection refused")
         except (OSError, http.client.HTTPException, ValueError) as error:
             return answer("broken", f"{type(error).__name__}: {error}"[:200])
+        finally:
+            connection.close()
         if response.status == 200:
             return answer("ok", f"200 in {time.monotonic() - begun:.3f} s", 200, content)
         return answer("status", f"status {response.status}{_said(content)}", response.status, content)
-
-    def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str], deadline: float
-    ) -> tuple[http.client.HTTPResponse, bytes]:
-        kept, self._kept = self._kept, None
-        if kept is not None and kept.sock is not None:
-            kept.until(deadline)
-            try:
-                return self._on(kept, method, path, body, headers)
-            except (http.client.HTTPException, ConnectionError):
-                # The server closes what was unused for a while, and may do so just now: a new connection tells.
-                kept.close()
-        return self._on(_Connection(self._host, self._port, deadline), method, path, body, headers)
-
-    def _on(
-        self, connection: _Connection, method: str, path: str, body: bytes | None, headers: dict[str, str]
-    ) -> tuple[http.client.HTTPResponse, bytes]:
-        whole = False
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            content = response.read(LARGEST_BODY)
-            whole = response.isclosed()
-        finally:
-            if self._keep and whole:
-                self._kept = connection
-            else:
-                connection.close()
-        return response, content
 
 
 def _said(content: bytes) -> str:

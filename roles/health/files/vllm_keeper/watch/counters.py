@@ -4,7 +4,9 @@
 """What vLLM's /metrics says about progress. Pure.
 
 Only what moves when the engine moves is read, by engine (`engine="0"`), so that one dead engine of several is seen.
-Names as vLLM 0.32 has them: https://docs.vllm.ai/en/stable/usage/metrics/
+Asked for by name, which costs the server a tenth of all of them: on the path behind `/metrics` vLLM mounts
+prometheus_client's own application, and that knows `name[]`. Names as vLLM 0.32 has them:
+https://docs.vllm.ai/en/stable/usage/metrics/
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-LINE = re.compile(
-    rb"^vllm:(iteration_tokens_total_count|prompt_tokens_total|generation_tokens_total|request_success_total"
-    rb"|num_requests_running|num_requests_waiting)(?:\{([^}\n]*)\})? ([^\s]+)",
-    re.MULTILINE,
-)
+NAMES = (
+    "iteration_tokens_total_count", "prompt_tokens_total", "generation_tokens_total", "request_success_total",
+    "num_requests_running", "num_requests_waiting",
+)  # fmt: skip
+ALL = "/metrics"
+SOME = f"{ALL}/?{'&'.join(f'name[]=vllm:{name}' for name in NAMES)}"
+LINE = re.compile(rf"^vllm:({'|'.join(NAMES)})(?:\{{([^}}\n]*)\}})? ([^\s]+)".encode(), re.MULTILINE)
 ENGINE = re.compile(rb'\bengine="([^"]*)"')
 RUNNING, WAITING = "num_requests_running", "num_requests_waiting"
 

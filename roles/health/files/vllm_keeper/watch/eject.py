@@ -56,7 +56,8 @@ class Ejector:
                 self.log.notice(words)
             else:
                 results = ", ".join(
-                    f"{group.get('target_group', '?')}: {group.get('result', '?')}" for group in answer.get("target_groups", [])
+                    f"{group.get('target_group', '?')}: {group.get('result', '?')}"
+                    for group in answer.get("target_groups", [])
                 )
                 self.log.info(f"nothing to be {words} ({results or 'nothing was out'})")
         except AwsError as error:

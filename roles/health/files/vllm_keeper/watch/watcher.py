@@ -25,7 +25,7 @@ from vllm_keeper.managers import ManagerError
 from vllm_keeper.signals import GpuFault
 from vllm_keeper.signals.faults import HostSignals
 from vllm_keeper.verbs import check
-from vllm_keeper.watch import counters, evidence, fleet
+from vllm_keeper.watch import counters, evidence, fleet, wire
 from vllm_keeper.watch.activity import Activity
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.canary import Canary
@@ -37,6 +37,8 @@ ASK_AGAIN = 15.0  # seconds until the manager is asked though nothing happened
 LOADING = 10.0  # the same while it loads
 NOBODY = 5.0  # and while there is no process
 KIN = 30.0  # and until its processes are listed again
+HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
+SILENT = ("timeout", "refused", "broken")
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
 PROGRESSES = 2.5  # seconds: an idle server's canary makes progress every second
 FLEET_AGAIN = 2.0
@@ -66,7 +68,8 @@ class Watcher:
         self.settings = context.instance.watch
         self.name = context.instance.name
         self.beat = clock()
-        self._server = context.server.kept()
+        self._server = wire.Wire(context.instance.base_url)
+        self._metrics, self._health_at = counters.SOME, float("-inf")
         self.family = Family(context.proc)
         self.canary = Canary(context.instance, context.server, self.family.wake, clock)
         self._workers, self._api = Activity(context.proc), Activity(context.proc)
@@ -143,18 +146,15 @@ class Watcher:
             engine_active = self._workers.look(self.family.workers, begun)
         lost = self._lost(begun)
         fault = self._gpu_fault(begun, pid, process)
-        health = self._server.get(self.context.instance.health_path, self.settings.timeout)
-        metrics = None
-        if health.kind == "ok":
-            metrics = self._server.get("/metrics", self.settings.timeout)
+        health, counted, answered = self._ask(begun, lost)
         return Look(
             at=self.clock(),
             begun=begun,
             process=process,
             pid=pid,
-            health=d.Health(health.kind, health.detail),
-            counters=counters.parse(metrics.body) if metrics is not None and metrics.kind == "ok" else None,
-            metrics=metrics is not None and metrics.kind in ("ok", "status"),
+            health=health,
+            counters=counted,
+            metrics=answered,
             canary=self.canary.news,
             api_active=api_active,
             engine_active=engine_active,
@@ -162,6 +162,22 @@ class Watcher:
             gpu_fault=fault.evidence if fault is not None else "",
             gpu_remedy=fault.remedy if fault is not None else "",
         )
+
+    def _ask(self, at: float, lost: int) -> tuple[d.Health | None, counters.Counters | None, bool]:
+        """(/health where it was asked, what /metrics says, whether it answered)"""
+        metrics = self._server.get(self._metrics, self.settings.timeout)
+        counted = counters.parse(metrics.body) if metrics.kind == "ok" else None
+        if metrics.kind in SILENT:
+            return d.Health(metrics.kind, metrics.detail), None, False
+        if counted is None:
+            # Several API processes share their metrics, and then none is found by its name.
+            self._metrics = counters.ALL
+        if counted is not None and self._doubt_since is None and not lost and at - self._health_at < HEALTH_EVERY:
+            return None, counted, True
+        # What it can say that counters and processes do not, it says for good.
+        self._health_at = at
+        health = self._server.get(self.context.instance.health_path, self.settings.timeout)
+        return d.Health(health.kind, health.detail), counted, True
 
     def _gpu_fault(self, at: float, pid: int, process: d.Observation) -> GpuFault | None:
         """One with which the work cannot go on, and does not: who still makes progress does not feel it."""
@@ -198,6 +214,7 @@ class Watcher:
         pid = observed.main_pid or 0
         if self.family.main is None or self.family.main.pid != pid or not self.family.alive():
             self.family.adopt(pid)
+            self._metrics, self._health_at = counters.SOME, float("-inf")
             self.canary.reset()
             self._workers.forget()
             self._api.forget()
