@@ -79,8 +79,10 @@ def test_a_restart_of_supervisor_drains(subject: faults.Subject, measured: Calla
     subject.on("systemctl restart supervisor", timeout=180)
     assert '"finish_reason":"length"' in subject.on("tail -n 5 /tmp/stream").replace(" ", "")
     subject.serves_again(before)
-    subject.quiet()
     measured(f"systemctl restart supervisor: serving again after {time.monotonic() - began:.0f} s")
+    # it answers a moment before the keeper has seen that it does
+    client.wait_until(lambda: subject.status()["verdict"] == "healthy", 60, "the keeper calls it healthy")
+    subject.quiet()
 
 
 def test_a_killed_supervisord_is_replaced_and_leaves_no_orphan(
