@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -172,7 +173,15 @@ class RawServer:
                 if not more:
                     return
                 request += more
-            text = request.decode()
+            head, _blank, body = request.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            # All of it: what is left unread would reset the connection, and with it the answer.
+            while length and len(body) < int(length[1]):
+                more = link.recv(65536)
+                if not more:
+                    return
+                body += more
+            text = (head + b"\r\n\r\n" + body).decode()
             self.requests.append(text)
             self._behave(link, text.split(" ")[1])
 
