@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vllm_keeper import decision as d
+from vllm_keeper import probe
 from vllm_keeper import state as st
 from vllm_keeper.aws import Aws, AwsError
 from vllm_keeper.clock import duration
@@ -24,7 +25,7 @@ from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
 from vllm_keeper.signals import GpuFault
 from vllm_keeper.signals.faults import HostSignals
-from vllm_keeper.verbs import check
+from vllm_keeper.verbs import check, orders
 from vllm_keeper.watch import counters, evidence, fleet, wire
 from vllm_keeper.watch.activity import Activity
 from vllm_keeper.watch.board import Board
@@ -37,6 +38,8 @@ ASK_AGAIN = 15.0  # seconds until the manager is asked though nothing happened
 LOADING = 10.0  # the same while it loads
 NOBODY = 5.0  # and while there is no process
 KIN = 30.0  # and until its processes are listed again
+JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in vain
+FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
 SILENT = ("timeout", "refused", "broken")
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
@@ -65,6 +68,7 @@ class Watcher:
         self.aws = aws if instance.aws.target_groups or instance.aws.group else None
         self.ejector = Ejector(aws, context.log, clock) if instance.aws.target_groups else None
         self._claimed = False
+        self._judged_at = float("-inf")
         self.settings = context.instance.watch
         self.name = context.instance.name
         self.beat = clock()
@@ -133,7 +137,10 @@ class Watcher:
     def look(self, begun: float) -> Look:
         process = self._observe(begun)
         pid = self.family.main.pid if self.family.main is not None else 0
-        if not pid or d.decide_before_probe(process) is not None:
+        before = d.decide_before_probe(process)
+        if not self.context.manager.HOOKED:
+            self._in_place_of_hooks(begun, pid, process, before)
+        if not pid or before is not None:
             self._doubt_since = None
             return Look(at=self.clock(), process=process, pid=pid, canary=self.canary.news)
         if begun - self._kin_at > (KIN if self._doubt_since is None else 1.0) or not self.family.engines:
@@ -162,6 +169,20 @@ class Watcher:
             gpu_fault=fault.evidence if fault is not None else "",
             gpu_remedy=fault.remedy if fault is not None else "",
         )
+
+    def _in_place_of_hooks(self, at: float, pid: int, process: d.Observation, before: d.Decision | None) -> None:
+        """Where nothing runs around a start: parks what is restarted in vain, and notices the first answer."""
+        if at - self._judged_at >= JUDGE:
+            self._judged_at = at
+            orders.judge(self.context)
+        if pid and before is not None and before.verdict == "starting" and not process.intent:
+            path = self.context.instance.health_path
+            if self._server.get(path, self.settings.timeout).kind == "ok" and self._completes():
+                check.remember_ready(self.context, pid)
+
+    def _completes(self) -> bool:
+        needs = self.context.instance.ready_check == "completion"
+        return not needs or probe.completion(self.context.server, FIRST_ANSWER).kind == "ok"
 
     def _ask(self, at: float, lost: int) -> tuple[d.Health | None, counters.Counters | None, bool]:
         """(/health where it was asked, what /metrics says, whether it answered)"""
