@@ -13,6 +13,18 @@ import pytest
 import requests
 
 from lab import client
+from lab.soak import soak
+
+
+def test_a_server_that_is_only_busy_is_left_alone(lab: client.Lab, measured: Callable[[str], None]) -> None:
+    """`make soak` for twenty minutes; here in short."""
+    client.wait_until(lambda: client.answers(lab.direct("gpu1"), lab.model), 300, "gpu1 serves")
+    seen = soak("gpu1", 45)
+    measured(f"soak of gpu1: {seen}")
+    assert seen.same_processes
+    assert not seen.incidents, seen.incidents
+    assert seen.answered > 0
+    assert seen.most_waiting + seen.verdicts.get("busy", 0) > 0, "it was not busy"
 
 
 @pytest.mark.parametrize(("host", "what"), [("gpu1", "api"), ("gpu2", "engine")])
