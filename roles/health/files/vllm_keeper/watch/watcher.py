@@ -116,6 +116,8 @@ class Watcher:
         look = self.look(begun)
         self.memory, judgement = judge(self.memory, look, self.settings)
         self._note(look, judgement)
+        if judgement.action != d.START:
+            self._idle_since = None
         if judgement.canary:
             self.canary.send()
         if judgement.action != d.NONE:
@@ -312,7 +314,7 @@ class Watcher:
                     return self.settings.doubt_interval  # cron's check is repairing it
                 _code, done = check.repair(context, decision, look.pid)
             words = done.lstrip("; ")
-            self._repaired_at = self.clock()
+            self._repaired_at, self._idle_since = self.clock(), None
             self._count(judgement.verdict, judgement.stalled)
         incident.outcome = words
         self._told = judgement.verdict
@@ -426,9 +428,11 @@ class Watcher:
     # --- telling --------------------------------------------------------------------------------------------
 
     def _note(self, look: Look, judgement: Judgement) -> None:
-        if judgement.doubt and self._doubt_since is None:
+        # A repair that has to wait ends no doubt: what was seen of its processes would have to be seen anew.
+        doubt = judgement.doubt or judgement.action == d.KILL
+        if doubt and self._doubt_since is None:
             self._doubt_since = look.at
-        elif not judgement.doubt and self._doubt_since is not None:
+        elif not doubt and self._doubt_since is not None:
             self._doubt_since = None
             self._workers.forget()
             self._api.forget()
