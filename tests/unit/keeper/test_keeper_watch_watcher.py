@@ -1,0 +1,723 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One instance under the watcher: a real process, a scripted API, a manager that only remembers, a made-up clock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm_keeper import decision as d
+from vllm_keeper import processes
+from vllm_keeper import state as st
+from vllm_keeper.clock import Moment
+from vllm_keeper.config import Instance
+from vllm_keeper.managers.base import Completed, ManagerError, Observed
+from vllm_keeper.probe import Answer
+from vllm_keeper.watch import evidence
+from vllm_keeper.watch.board import Board
+from vllm_keeper.watch.fleet import FleetSettings
+from vllm_keeper.watch.settings import CanarySettings, WatchSettings
+from vllm_keeper.watch.watcher import DRY, REPAIR_PAUSE, START_AFTER, Watcher
+
+from tests.unit.keeper import support
+from tests.unit.keeper.support import FakeClock, FakeManager, clock_of
+
+WITHIN = 20.0  # real seconds, for what takes milliseconds
+# What a hang may take to be found: a canary's turn, the limit, and some looks.
+FOUND = WatchSettings().canary.every + WatchSettings().stall_after + 2.0
+# An API that waits, and below it an engine that does; the API stays when its engine has gone.
+SCRIPT = "(exec -a VLLM::EngineCore sleep 60) & echo $!; while :; do wait; read -r _; done"
+
+
+class Reviver(FakeManager):
+    REVIVES = True
+
+    def revive(self) -> Completed:
+        return self._do("revive")
+
+
+class Api:
+    """vLLM's endpoints, as far as they are asked."""
+
+    def __init__(self) -> None:
+        self.health, self.moved, self.running, self.waiting, self.step = 200, 0, 0, 0, 0
+        self.completion: tuple[int, bytes] | None = (200, b"{}")  # None: hangs
+        self.silent = False
+        self.fleet = b""
+        self.over = threading.Event()
+        self.server = support.RawServer(self._behave)
+
+    def _behave(self, link: socket.socket, path: str) -> None:
+        if self.silent:
+            self.over.wait(WITHIN)
+        elif path == "/health":
+            link.sendall(support.answer(self.health))
+        elif path.startswith("/metrics"):
+            self.moved += self.step
+            lines = [
+                f'vllm:generation_tokens_total{{engine="0"}} {self.moved}',
+                f'vllm:num_requests_running{{engine="0"}} {self.running}',
+                f'vllm:num_requests_waiting{{engine="0"}} {self.waiting}',
+            ]
+            link.sendall(support.answer(200, "".join(f"{line}\n" for line in lines).encode()))
+        elif path == "/v1/models":
+            link.sendall(support.answer(200, b'{"data": [{"id": "m"}]}'))
+        elif path == "/fleet":
+            link.sendall(support.answer(200, self.fleet))
+        elif self.completion is None:
+            self.over.wait(WITHIN)
+        else:
+            status, body = self.completion
+            if status == 200:
+                self.moved += 1
+            link.sendall(support.answer(status, body))
+
+    def close(self) -> None:
+        self.over.set()
+        self.server.close()
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.api = folder, Api()
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.context = support.context_for(folder, support.STOPPED, self.api.server.port)
+        self.context.log.hide(["sk-secret-key"])
+        self.clock: FakeClock = clock_of(self.context)
+        self.board = Board()
+        self.engine = 0
+        self.manager: FakeManager = support.manager_of(self.context)
+        self.manager.on_call = self._obey
+        self.watcher: Watcher | None = None
+
+    def serve(self) -> None:
+        """A new process, which has been ready."""
+        child = subprocess.Popen(
+            ["bash", "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.children.append(child)
+        assert child.stdout is not None
+        self.engine = int(child.stdout.readline())
+        real(lambda: b"VLLM::EngineCore" in Path(f"/proc/{self.engine}/cmdline").read_bytes())
+        self.manager.seen = Observed(d.RUNNING, "active (running)", True, child.pid, 1000.0, "")
+        now = self.clock.now()
+
+        def begin(state: st.State, _now: Moment) -> None:
+            d.close_lost(state, now)
+            state.intent = None
+            state.starts.append(st.Start(now, True, pid=child.pid, ready_at=now))
+
+        self.context.update(begin)
+
+    @property
+    def pid(self) -> int:
+        return self.children[-1].pid
+
+    def _obey(self, verb: str) -> None:
+        if verb == "kill":
+            self.kill()
+            self.manager.seen = Observed(d.HELD, "activating (auto-restart)", True, None, None, "")
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.children[-1].wait()
+
+    def kill_engine(self) -> None:
+        os.kill(self.engine, signal.SIGKILL)
+        real(lambda: not Path(f"/proc/{self.engine}").exists())
+
+    def settle(self, **changes: Any) -> None:
+        """Settings of the watcher; `fleet` is the instance's."""
+        instance: Instance = self.context.instance
+        if "fleet" in changes:
+            instance = replace(instance, fleet=changes.pop("fleet"))
+        canary = CanarySettings(picture="never", enabled=changes.pop("canary", True))
+        watch = WatchSettings(canary=canary, **changes)
+        self.context.instance = self.manager.instance = replace(instance, watch=watch)
+
+    def watch(self) -> Watcher:
+        if self.watcher is None:
+            self.watcher = Watcher(self.context, self.board, clock=self.clock.monotonic, wall=lambda: self.clock.wall)
+        return self.watcher
+
+    def go(self, seconds: float, until: Callable[[], object] = lambda: False) -> float:
+        """Looks, for so many seconds of the made-up clock or until something holds; the seconds that passed."""
+        begun, watcher = self.clock.at, self.watch()
+        while self.clock.at - begun < seconds and not until():
+            pause = watcher.step()
+            if watcher.canary.news.since is not None and self.api.completion is not None:
+                real(lambda: watcher.canary.news.since is None)
+                pause = 0.01  # its answer wakes the watcher
+            self.clock.pass_(pause)
+        return self.clock.at - begun
+
+    def verdicts(self, seconds: float) -> set[str]:
+        """What is shown after each of the looks of so many seconds."""
+        found, end = set(), self.clock.at + seconds
+        while self.clock.at < end:
+            self.go(0.001)
+            found.add(self.shown.verdict)
+        return found
+
+    @property
+    def shown(self) -> Any:
+        return self.board.all()["q"]
+
+    @property
+    def incidents(self) -> list[evidence.Incident]:
+        """As the next watcher would find them."""
+        return evidence.load(self.folder / "var", "q").incidents
+
+    def close(self) -> None:
+        self.api.close()
+        for child in self.children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+        if self.watcher is not None:
+            self.watcher.close()
+
+
+def real(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + WITHIN
+    while not holds():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    made.settle()
+    yield made
+    made.close()
+
+
+def told(rig: Rig) -> str:
+    return " ".join(f"{one.verdict} {one.reason} {one.outcome} {one.looks}" for one in rig.incidents)
+
+
+# --- what is left alone ---------------------------------------------------------------------------------------
+
+
+def test_an_idle_server_gets_a_canary_each_second_and_nothing_else(rig: Rig) -> None:
+    rig.serve()
+    rig.go(20)
+    assert (rig.shown.verdict, rig.shown.ready, rig.shown.pid) == ("healthy", True, rig.pid)
+    assert 15 <= rig.shown.canaries["ok"] <= 22
+    assert (rig.manager.calls, rig.incidents) == ([], [])
+
+
+def test_a_server_that_visibly_progresses_gets_no_canary(rig: Rig) -> None:
+    rig.serve()
+    rig.api.step, rig.api.running, rig.api.waiting = 1, 8, 100
+    rig.go(20)
+    assert (rig.shown.verdict, rig.shown.ready) == ("busy", True)
+    assert (rig.shown.running, rig.shown.waiting) == (8, 100)
+    assert rig.shown.canaries == {}
+    assert not any("completions" in request for request in rig.api.server.requests)
+
+
+def test_looks_at_a_server_that_is_well_do_not_ask_its_manager(rig: Rig) -> None:
+    rig.serve()
+    rig.go(1)
+    asked: list[float] = []
+    observe = rig.manager.observe
+
+    def count() -> Observed:
+        asked.append(rig.clock.at)
+        return observe()
+
+    rig.manager.observe = count  # type: ignore[method-assign]
+    rig.go(29)
+    assert 1 <= len(asked) <= 2
+
+
+def test_a_server_that_loads_is_left_alone_whatever_it_answers(rig: Rig) -> None:
+    rig.serve()
+    rig.context.update(lambda state, _now: setattr(state.starts[-1], "ready_at", None))
+    rig.manager.seen = replace(rig.manager.seen, process_age=1.0)
+    rig.api.health, rig.api.completion = 503, None
+    rig.go(60)
+    assert (rig.shown.verdict, rig.shown.ready, rig.manager.calls) == ("starting", False, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda state, now: setattr(state, "parked", st.Parked(now, "operator", "by hand")), "parked"),
+        (lambda state, now: setattr(state, "intent", st.Intent("stop", now)), "draining"),
+        (lambda state, now: setattr(state, "intent", st.Intent("restart", now)), "starting"),
+    ],
+)
+def test_a_wish_is_seen_at_the_next_look_and_keeps_hands_off(
+    rig: Rig, change: Callable[[st.State, Moment], None], verdict: str
+) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.context.update(change)
+    rig.api.health, rig.api.completion = 503, None
+    rig.go(1.5)
+    assert rig.shown.verdict == verdict
+    rig.go(30)
+    assert rig.manager.calls == []
+
+
+def test_a_drained_server_runs_on_and_says_whose_wish_it_was(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.context.update(lambda state, now: setattr(state, "drained", st.Drained(now, "new GPU")))
+    rig.go(1.5)
+    assert (rig.shown.verdict, rig.shown.drained, rig.shown.ready) == ("healthy", "new GPU", False)
+    assert rig.manager.calls == []
+
+
+# --- hung -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", [0, 5], ids=["idle", "loaded"])
+def test_a_hung_server_is_killed_and_started_and_all_of_it_is_written_down(
+    rig: Rig, load: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.serve()
+    rig.go(5)
+    rig.api.completion, rig.api.running = None, load
+    seen: list[str] = []
+    obey = rig.manager.on_call
+
+    def see(verb: str) -> None:
+        seen.append(f"{verb} while {rig.shown.verdict}")
+        obey(verb)
+
+    rig.manager.on_call = see
+    pid = rig.pid
+    spent = rig.go(60, lambda: rig.manager.calls)
+    assert spent <= FOUND
+    # Out of the balancer before it is touched; killed, not asked.
+    assert seen == ["kill while hung", "restart while hung"]
+    intent = rig.context.state().intent
+    assert intent is not None
+    assert (intent.kind, intent.reason[:6]) == ("repair", "hung: ")
+    (incident,) = rig.incidents
+    assert (incident.verdict, incident.action, incident.pid) == ("hung", d.KILL, pid)
+    assert incident.outcome == "killed, restart ordered"
+    assert incident.seconds >= WatchSettings().stall_after
+    assert incident.served_again is None
+    assert "healthy" in incident.looks[0]
+    assert ("canary under way" if load == 0 else "5 run") in incident.looks[-1]
+    assert "hung: " in capsys.readouterr().err
+
+    rig.api.completion, rig.api.running = (200, b"{}"), 0
+    rig.go(3)
+    assert rig.shown.verdict == "starting"
+    assert len(rig.manager.calls) == 2
+    rig.serve()
+    rig.go(5)
+    assert (rig.shown.verdict, rig.shown.pid) == ("healthy", rig.pid)
+    (incident,) = rig.incidents
+    assert incident.served_again is not None
+    assert 2 <= incident.served_again <= 12
+    assert rig.shown.repairs == {"hung": 1}
+    assert rig.shown.detection[0] == rig.shown.recovery[0] == 1
+    assert rig.shown.recovery[1] == incident.served_again
+
+
+def test_one_whose_processes_want_a_cpu_gets_patience(rig: Rig) -> None:
+    rig.settle(patience=10.0)
+    rig.serve()
+    rig.go(2)
+    rig.api.completion = None
+    # Runnable all the time: it waits for the CPU that this test uses, or has it.
+    spinner = subprocess.Popen(["bash", "-c", "exec -a VLLM::EngineCore bash -c 'while :; do :; done'"])
+    try:
+        mine = rig.manager.seen.main_pid
+        everyone = processes.everyone
+
+        def adopted(proc: Path = processes.PROC) -> dict[int, processes.Process]:
+            known = everyone(proc)
+            if spinner.pid in known:
+                known[spinner.pid] = replace(known[spinner.pid], parent=mine or 0)
+            return known
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "everyone", adopted)
+            rig.watch()._kin_at = float("-inf")
+            spent = rig.go(60, lambda: rig.manager.calls)
+    finally:
+        spinner.kill()
+        spinner.wait()
+    assert 10 <= spent <= 15
+    assert "though its processes are active" in rig.incidents[0].reason
+
+
+def test_a_stopped_api_is_hung(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.watch().settings = replace(rig.watch().settings, timeout=0.1)
+    get = rig.watch()._server.get
+
+    def wait(path: str, within: float) -> Answer:
+        rig.clock.pass_(within)  # what is waited for passes on the made-up clock too
+        return get(path, within)
+
+    rig.watch()._server.get = wait  # type: ignore[method-assign]
+    rig.api.silent, rig.api.completion = True, None
+    assert rig.go(60, lambda: rig.manager.calls) <= 10
+    assert rig.manager.calls == ["kill", "restart"]
+    assert "the API has not used a CPU" in rig.incidents[0].reason
+
+
+def test_the_longest_step_of_the_watcher_before_holds(rig: Rig) -> None:
+    evidence.save(rig.folder / "var", "q", evidence.Book(longest=5.0))
+    rig.serve()
+    rig.go(2)
+    rig.api.completion = None
+    spent = rig.go(60, lambda: rig.manager.calls)
+    assert 15 <= spent <= 15 + FOUND
+    assert "3 times the longest step of 5 s" in rig.incidents[0].reason
+    assert evidence.load(rig.folder / "var", "q").longest == 5.0
+
+
+def test_what_happened_meanwhile_is_seen_before_anything_is_done(rig: Rig) -> None:
+    """The manager was asked a while ago; it is asked again before a kill."""
+    rig.serve()
+    rig.go(2)
+    rig.api.completion = None
+    rig.manager.seen = replace(rig.manager.seen, phase=d.STOPPING, detail="deactivating (stop-sigterm)")
+    rig.go(20)
+    assert (rig.manager.calls, rig.incidents) == ([], [])
+    assert rig.shown.verdict == "draining"
+
+
+def test_in_a_dry_run_all_is_told_and_nothing_is_touched(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.settle(dry_run=True)
+    rig.serve()
+    rig.go(2)
+    before = rig.context.store.path.read_text()
+    rig.api.completion = None
+    rig.go(30, lambda: rig.shown.verdict == "hung")
+    seen = rig.verdicts(15)
+    assert seen == {"hung"}, "and stays out of the balancer"
+    assert rig.manager.calls == []
+    assert rig.context.store.path.read_text() == before
+    (incident,) = rig.incidents
+    assert (incident.verdict, incident.outcome, incident.dry_run) == ("hung", DRY, True)
+    assert (rig.shown.verdict, rig.shown.dry_run, rig.shown.ready) == ("hung", True, False)
+    assert capsys.readouterr().err.count(DRY) == 1
+    assert os.waitpid(rig.pid, os.WNOHANG) == (0, 0), "it lives"
+
+
+def test_a_repair_that_could_not_be_ordered_is_tried_again_but_not_at_once(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.manager.on_call = lambda _verb: None  # nothing comes of it
+    rig.manager.answers = {"kill": Completed(1, "", "no cgroup"), "restart": Completed(1, "", "Access denied")}
+    rig.api.completion = None
+    rig.go(60, lambda: rig.manager.calls)
+    assert rig.manager.calls == ["kill", "restart"]
+    first = rig.clock.at
+    spent = rig.go(60, lambda: len(rig.manager.calls) > 2)
+    assert spent >= REPAIR_PAUSE - 1
+    assert rig.clock.at - first < 4 * REPAIR_PAUSE
+    assert rig.incidents[0].outcome == "the restart could not be ordered: Access denied"
+
+
+def test_while_cron_s_check_repairs_the_watcher_does_not(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.api.completion = None
+    with rig.context.store.lock("check") as held:
+        assert held
+        rig.go(10)
+        assert (rig.manager.calls, rig.incidents) == ([], [])
+    rig.go(2)
+    assert rig.manager.calls == ["kill", "restart"]
+    assert len(rig.incidents) == 1
+
+
+def test_three_canaries_that_fail_are_dead_and_never_show_a_secret(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.api.completion = (500, b'{"error": {"message": "no such key sk-secret-key"}}')
+    spent = rig.go(60, lambda: rig.manager.calls)
+    assert 2 <= spent <= 10
+    assert rig.incidents[0].verdict == "dead"
+    assert "3 canaries in a row failed: POST /v1/completions: status 500 (no such key ***)" in told(rig)
+    everything = told(rig) + str(rig.board.all()) + "".join(capsys.readouterr())
+    everything += "".join(path.read_text() for path in (rig.folder / "var").iterdir())
+    assert "sk-secret-key" not in everything
+
+
+def test_a_canary_that_is_refused_never_counts_against_a_server(rig: Rig) -> None:
+    rig.serve()
+    rig.api.completion = (401, b"")
+    rig.go(30)
+    assert (rig.shown.verdict, rig.manager.calls) == ("healthy", [])
+    assert rig.shown.canaries == {"status": 1}
+
+
+# --- the fleet ------------------------------------------------------------------------------------------------
+
+
+def test_a_hung_server_waits_while_others_are_out_and_not_longer(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.settle(fleet=FleetSettings(url=f"http://127.0.0.1:{rig.api.server.port}/fleet"))
+    rig.serve()
+    rig.go(2)
+    rig.api.fleet = b"up=2 total=4\nasker=gpu3\nout=gpu2\nout=gpu3\n"
+    rig.api.completion = None
+    rig.go(30, lambda: rig.shown.verdict == "hung")
+    assert rig.verdicts(15) == {"hung"}, "out of the balancer all the same"
+    assert (rig.manager.calls, rig.incidents) == ([], [])
+    assert "not repaired while others of the group are out: 2 of 4 serve, out are gpu2, gpu3" in rig.shown.reason
+    assert "not repaired while" in capsys.readouterr().err
+    rig.api.fleet = b"up=3 total=4\nasker=gpu3\nout=gpu3\n"
+    rig.go(5)
+    assert rig.manager.calls == ["kill", "restart"]
+
+
+def test_a_dead_server_waits_for_nobody(rig: Rig) -> None:
+    rig.settle(fleet=FleetSettings(url=f"http://127.0.0.1:{rig.api.server.port}/fleet"))
+    rig.serve()
+    rig.go(2)
+    rig.api.fleet = b"up=2 total=4\nasker=gpu3\nout=gpu1\nout=gpu2\n"
+    rig.api.health = 503
+    rig.kill_engine()
+    assert rig.go(60, lambda: rig.manager.calls) <= 3
+    assert rig.manager.calls == ["kill", "restart"]
+
+
+# --- dead -----------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_ended_is_not_waited_for_once_health_says_so(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    engine = rig.engine
+    rig.api.health, rig.api.completion = 503, None
+    rig.kill_engine()
+    assert rig.go(60, lambda: rig.manager.calls) <= 1.5
+    assert rig.manager.calls == ["kill", "restart"]
+    (incident,) = rig.incidents
+    assert (incident.verdict, incident.pid) == ("dead", rig.pid)
+    assert f"its engine process {engine} ended while the API still runs" in incident.reason
+
+
+def test_an_engine_that_is_not_missed_is_given_up(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.kill_engine()
+    rig.go(20)
+    assert (rig.manager.calls, rig.incidents) == ([], [])
+    assert rig.shown.verdict == "healthy"
+
+
+def test_one_bad_answer_of_health_is_no_reason_and_two_are(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.watch()._health_at = float("-inf")
+    rig.api.health = 503
+    rig.watch().step()
+    assert (rig.shown.verdict, rig.manager.calls) == ("busy", [])
+    rig.clock.pass_(0.2)
+    rig.watch().step()
+    assert rig.manager.calls == ["kill", "restart"]
+    assert "status 503" in rig.incidents[0].reason
+
+
+def test_a_server_that_does_not_run_is_started_after_a_while_and_not_before(rig: Rig) -> None:
+    """Who has just installed it, or ended it, is about to start it."""
+    rig.go(START_AFTER - 1)
+    assert (rig.shown.verdict, rig.manager.calls) == ("dead", [])
+    spent = rig.go(30, lambda: rig.manager.calls)
+    assert spent <= 4
+    assert rig.manager.calls == ["start"]
+    assert rig.incidents[0].outcome == "start ordered"
+
+
+def test_one_that_ran_in_between_is_given_its_time_again(rig: Rig) -> None:
+    rig.go(START_AFTER - 2)
+    rig.serve()
+    rig.go(3)
+    rig.context.update(lambda state, now: setattr(state.starts[-1], "end", st.FAILED))
+    rig.manager.seen = support.STOPPED
+    rig.kill()
+    rig.go(START_AFTER - 1)
+    assert rig.manager.calls == []
+    rig.go(5)
+    assert rig.manager.calls == ["start"]
+
+
+def test_a_start_that_comes_to_nothing_is_ordered_again_but_not_at_once(rig: Rig) -> None:
+    rig.go(START_AFTER + 5)
+    assert rig.manager.calls == ["start"]
+    rig.go(START_AFTER + 5)
+    assert rig.manager.calls == ["start", "start"]
+
+
+@pytest.mark.parametrize("why", ["stopped", "not enabled"])
+def test_what_nobody_wants_to_run_is_not_started(rig: Rig, why: str) -> None:
+    if why == "stopped":
+        rig.context.update(lambda state, now: setattr(state, "stopped", st.Stopped(now, st.PURPOSE)))
+    else:
+        rig.manager.seen = replace(support.STOPPED, enabled=False)
+    rig.go(120)
+    assert (rig.shown.verdict, rig.manager.calls) == ("stopped", [])
+
+
+# --- an API that ends by itself -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reviving(rig: Rig) -> Rig:
+    manager = Reviver(rig.context.instance, support.STOPPED)
+    manager.on_call = rig._obey
+    rig.context.manager = rig.manager = manager
+    rig.serve()
+    rig.go(2)
+    return rig
+
+
+def test_an_api_that_ended_by_itself_is_started_at_once(reviving: Rig) -> None:
+    pid = reviving.pid
+    reviving.kill()
+    reviving.watch().step()
+    assert reviving.manager.calls == ["revive"]
+    intent = reviving.context.state().intent
+    assert intent is not None
+    assert (intent.kind, intent.reason) == ("revive", f"its API process {pid} ended by itself")
+    (incident,) = reviving.incidents
+    assert (incident.verdict, incident.action, incident.pid) == ("dead", "start at once", pid)
+    assert incident.outcome.startswith("start ordered within ")
+    assert incident.looks
+    assert (reviving.shown.verdict, reviving.shown.repairs) == ("starting", {"dead": 1})
+    # Once: what its manager says meanwhile is no second end.
+    reviving.go(3)
+    assert reviving.manager.calls == ["revive"]
+    reviving.serve()
+    reviving.go(5)
+    assert reviving.shown.verdict == "healthy"
+    assert reviving.incidents[0].served_again is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state, now: setattr(state, "stopped", st.Stopped(now, st.PURPOSE)),
+        lambda state, now: setattr(state, "parked", st.Parked(now, "operator", "by hand")),
+        lambda state, now: setattr(state, "intent", st.Intent("stop", now)),
+        lambda state, now: setattr(state, "intent", st.Intent("restart", now)),
+        lambda state, now: setattr(state, "intent", st.Intent("repair", now)),
+    ],
+    ids=["stopped", "parked", "stop", "restart", "repair"],
+)
+def test_an_end_that_somebody_wished_revives_nobody(reviving: Rig, change: Callable[[st.State, Moment], None]) -> None:
+    reviving.context.update(change)
+    reviving.kill()
+    reviving.watch().step()
+    assert (reviving.manager.calls, reviving.incidents) == ([], [])
+
+
+def test_a_host_that_goes_down_revives_nobody(reviving: Rig) -> None:
+    reviving.manager.going_down = True
+    reviving.kill()
+    reviving.watch().step()
+    assert (reviving.manager.calls, reviving.incidents) == ([], [])
+
+
+def test_where_no_hook_tells_of_a_stop_nobody_is_revived(reviving: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reviver, "HOOKED", False)
+    reviving.kill()
+    reviving.watch().step()
+    assert (reviving.manager.calls, reviving.incidents) == ([], [])
+
+
+def test_an_order_that_failed_is_told(reviving: Rig) -> None:
+    reviving.manager.answers["revive"] = Completed(1, "", "Access denied")
+    reviving.kill()
+    reviving.watch().step()
+    assert reviving.incidents[0].outcome == "Access denied"
+
+
+def test_what_its_manager_starts_itself_is_left_to_it(rig: Rig) -> None:
+    rig.serve()
+    rig.go(2)
+    rig.kill()
+    rig.watch().step()
+    assert rig.manager.calls == []
+    assert rig.incidents[0].outcome == "left to its manager"
+    assert rig.context.state().intent is None
+
+
+def test_in_a_dry_run_nobody_is_revived(reviving: Rig) -> None:
+    reviving.watch().settings = replace(reviving.watch().settings, dry_run=True)
+    before = reviving.context.store.path.read_text()
+    reviving.kill()
+    reviving.watch().step()
+    assert reviving.manager.calls == []
+    assert reviving.context.store.path.read_text() == before
+    assert (reviving.incidents[0].outcome, reviving.incidents[0].dry_run) == (DRY, True)
+
+
+# --- the loop -------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_looked_at_is_unknown_told_once_and_looked_at_again(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.serve()
+    rig.settle(interval=0.05, doubt_interval=0.05)
+    observe, stop = rig.manager.observe, threading.Event()
+
+    def refuse() -> Observed:
+        raise ManagerError("systemctl show q.service: sk-secret-key: Connection refused")
+
+    rig.manager.observe = refuse  # type: ignore[method-assign]
+    watcher = Watcher(rig.context, rig.board)
+    thread = threading.Thread(target=watcher.run, args=(stop,))
+    thread.start()
+    try:
+        real(lambda: rig.board.all().get("q") is not None and rig.shown.verdict == "unknown")
+        looked = rig.shown.looked
+        real(lambda: rig.shown.looked > looked)
+        assert rig.shown.reason == "systemctl show q.service: ***: Connection refused"
+        rig.manager.observe = observe  # type: ignore[method-assign]
+        real(lambda: rig.shown.verdict == "healthy")
+        beat = watcher.beat
+        real(lambda: watcher.beat > beat)
+    finally:
+        stop.set()
+        watcher.family.wake()
+        thread.join(WITHIN)
+        assert not thread.is_alive()
+        watcher.close()
+    assert rig.manager.calls == []
+    said = capsys.readouterr().err
+    assert said.count("cannot be looked at") == 1
+    assert "sk-secret-key" not in said
+
+
+def test_evidence_that_cannot_be_kept_keeps_no_repair_from_being_done(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig.serve()
+    rig.go(2)
+    (rig.folder / "var" / "q.watch").mkdir()
+    rig.api.completion = None
+    rig.go(60, lambda: rig.manager.calls)
+    assert rig.manager.calls == ["kill", "restart"]
+    assert "what was seen cannot be kept" in capsys.readouterr().err
