@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _adopt_arguments,
+    _adopt_container,
     _adopt_entry,
     _adopt_launch,
     _adopt_look,
@@ -48,6 +49,7 @@ class Found:
     listening: list[tuple[str, int, bool]] = field(default_factory=list)
     port: t.Any = None  # where its command line has it listen
     container: dict[str, t.Any] = field(default_factory=dict, repr=False)
+    outside: tuple[int, ...] = ()  # scripts that live for the container alone
     managed: str = ""
     model: _adopt_entry.Model | None = None
     plan: _adopt_entry.Plan = field(default_factory=_adopt_entry.Plan)
@@ -183,13 +185,9 @@ class Finder:
                 f"{launch.runtime} runs it; stop it as its user, and run this again"
             )
         else:
-            labels = (one.container.get("Config") or {}).get("Labels") or {}
-            unit = labels.get("PODMAN_SYSTEMD_UNIT")
-            if unit:
-                yield (
-                    f"its container is run by the systemd unit {unit}, which would start it again: disable and stop "
-                    "that unit, and run this again"
-                )
+            yield from _adopt_container.hindrances(one.container)
+            problems, one.outside = _adopt_container.run_by(one.container, self.known)
+            yield from problems
 
     # -- what it was told -------------------------------------------------------------------------------------------
 
@@ -273,12 +271,22 @@ class Finder:
         said = one.port = options.given.get("port", _adopt_entry.PORT)
         outside: tuple[str, int] | None = None
         problems = []
+        environ: Mapping[str, str] = one.environ
         if one.container and isinstance(said, int):
-            outside = _adopt_look.published(one.container, said)
-            if outside is None:
+            places = _adopt_container.published(one.container, said)
+            outside = places[0] if places else None
+            if not places:
                 problems.append(
                     f"port {said}: its container publishes it nowhere on this host, so nobody could have reached it"
                 )
+            if len(places) > 1:
+                told = ", ".join(f"{address or ANY} port {port}" for address, port in places)
+                problems.append(
+                    f"port {said}: its container publishes it at {told}, and an instance listens at one place: start "
+                    "the container with one of them"
+                )
+        if one.container:
+            environ = _adopt_container.environ_outside(one.container, one.environ)
         address = outside[0] if outside else str(options.given.get("host") or "")
         reach = outside[1] if outside else said
         key = options.given.get("api-key") or one.environ.get("VLLM_API_KEY")
@@ -292,7 +300,7 @@ class Finder:
                 options.given["host"] = outside[0]
         seen = _adopt_entry.Seen(
             options=options,
-            environ=one.environ,
+            environ=environ,
             model=one.model or _adopt_entry.Model("missing"),
             answered=answered,
             ports=ports,
@@ -300,6 +308,7 @@ class Finder:
         )
         plan = _adopt_entry.build(seen, name or self.wanted.names.get(str(reach), ""), self.taken)
         plan.problems.extend(problems)
+        plan.notes.extend(_adopt_container.notes(one.container))
         self.taken.append(plan.entry["name"])  # the next server gets another name
         return plan
 
@@ -319,6 +328,13 @@ def listening(one: Found) -> list[str]:
     return [f"{address} port {port}" for address, port, _shared in asked or one.listening]
 
 
+def output(one: Found) -> str:
+    """Where its standard output goes; the pipe to a container's runtime tells nobody anything."""
+    if one.container:
+        return f"{one.launch.runtime} logs {_adopt_container.name(one.container)}"
+    return _adopt_look.link(one.server.pid, "fd/1")
+
+
 def result(one: Found) -> dict[str, t.Any]:
     """A server as it may be shown."""
     harmless, secret = _adopt_secrets.shown_environment(one.environ)
@@ -334,7 +350,7 @@ def result(one: Found) -> dict[str, t.Any]:
         "since": _adopt_look.since(one.server.born),
         "launch": _adopt_launch.fields(one.launch),
         "listening": listening(one),
-        "output": _adopt_look.link(one.server.pid, "fd/1"),
+        "output": output(one),
         "environment": harmless,
         "secret_variables": secret,
         "model": {"kind": model.kind, "path": model.path, "repository": model.repository, "commit": model.commit}

@@ -173,14 +173,18 @@ def host_path(path: str, inside: str, outside: str) -> str | None:
     if not around:
         return None
     device, root, point, kind = max(around, key=lambda mount: len(mount[2]))
-    if kind in ("overlay", "tmpfs", "fuse-overlayfs", "fuse.fuse-overlayfs"):
+    layered = kind in ("overlay", "fuse-overlayfs", "fuse.fuse-overlayfs")
+    if kind == "tmpfs" or (layered and point == "/"):
         return None
-    inner = os.path.normpath(f"{root}/{os.path.relpath(path, point)}")
+    inner = os.path.normpath(os.path.join(root, os.path.relpath(path, point)))
     same = [mount for mount in mounts(outside) if mount[0] == device and below(inner, mount[1])]
+    # The host's own root may be layered too. Layers that it has elsewhere are those of images, and go with them.
+    if layered:
+        same = [mount for mount in same if mount[2] == "/"]
     if not same:
         return None
     _device, root, point, _kind = max(same, key=lambda mount: len(mount[1]))
-    return os.path.normpath(f"{point}/{os.path.relpath(inner, root)}")
+    return os.path.normpath(os.path.join(point, os.path.relpath(inner, root)))
 
 
 def container(runtime: str, identity: str, run: Runner) -> dict[str, t.Any] | None:
@@ -191,17 +195,6 @@ def container(runtime: str, identity: str, run: Runner) -> dict[str, t.Any] | No
         return told if isinstance(told, dict) else None
     except (OSError, ValueError, IndexError, KeyError):
         return None
-
-
-def published(told: Mapping[str, t.Any], port: int) -> tuple[str, int] | None:
-    """(address, port) on the host of a container's port."""
-    if str((told.get("HostConfig") or {}).get("NetworkMode")) == "host":
-        return "", port
-    ports = (told.get("NetworkSettings") or {}).get("Ports") or {}
-    for binding in ports.get(f"{port}/tcp") or ():
-        if str(binding.get("HostPort", "")).isdecimal():
-            return str(binding.get("HostIp") or ""), int(binding["HostPort"])
-    return None
 
 
 def link(pid: int, name: str, proc: Path = PROC) -> str:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _adopt_launch, _adopt_look
+from ansible_collections.steadfast.vllm.plugins.module_utils import _adopt_container, _adopt_launch, _adopt_look
 from ansible_collections.steadfast.vllm.plugins.module_utils._adopt_found import Found
 from ansible_collections.steadfast.vllm.plugins.module_utils._adopt_launch import Process
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Done, Runner
@@ -29,6 +29,8 @@ ASIDE = "/var/lib/steadfast/adopted"
 SLACK = 30
 # A loop in a shell has started its server again by then.
 WATCH = 3.0
+# What an engine needs to remove a container that has ended.
+REMOVAL = 30
 STEP = 0.2
 OWN_UNITS = ("/etc/systemd/system/", "/usr/local/lib/systemd/system/")
 
@@ -191,15 +193,37 @@ class Stopper:
 
     def _container(self) -> None:
         runtime, identity = self.one.launch.runtime, self.one.launch.name
-        name = str(self.one.container.get("Name") or identity[:12]).lstrip("/")
-        host = self.one.container.get("HostConfig") or {}
-        policy = str((host.get("RestartPolicy") or {}).get("Name") or "no")
-        update = self.run([runtime, "update", "--restart=no", identity], timeout=60)
-        settled = update.status == 0
-        if settled and policy not in ("", "no"):
-            self.did.append(f"set the restart policy of container {name} from {policy} to no")
-            self.back.append(f"{runtime} update --restart={policy} {name}")
-        if settled or policy in ("", "no"):
+        told = self.one.container
+        name = _adopt_container.name(told) or identity[:12]
+        scripts = [process for process in map(_adopt_look.process, self.one.outside) if process]
+        for process in scripts:  # a loop around docker run must not start the next one
+            _signal(process, signal.SIGSTOP)
+        try:
+            self._end_container(runtime, identity, name)
+            for process in scripts:
+                if _signal(process, signal.SIGKILL):
+                    self.did.append(f"ended {_adopt_launch.program(process)} (pid {process.pid}), which had started it")
+        finally:
+            for process in scripts:
+                _signal(process, signal.SIGCONT)
+        if not _adopt_container.removed_with_its_end(told):
+            self.left.append(f"container {name} is stopped and stays; {runtime} rm {name} removes it")
+            self.back.append(f"{runtime} start {name}")
+        else:
+            image = (told.get("Config") or {}).get("Image")
+            self.did.append(f"{runtime} removed container {name}, which was started with --rm")
+            self.back.append(f"{runtime} run {image} with the options that it was started with")
+
+    def _end_container(self, runtime: str, identity: str, name: str) -> None:
+        """Neither its restart policy nor the next start of the engine starts it again."""
+        policy = _adopt_container.restart_policy(self.one.container)
+        settled = not policy
+        if policy:
+            settled = self.run([runtime, "update", "--restart=no", identity], timeout=60).status == 0
+            if settled:
+                self.did.append(f"set the restart policy of container {name} from {policy} to no")
+                self.back.append(f"{runtime} update --restart={policy} {name}")
+        if settled:
             self._ask()
         else:
             # An older podman cannot change it. Its own stop holds until the host boots.
@@ -209,11 +233,23 @@ class Stopper:
             )
         stopped = self.run([runtime, "stop", "--time", str(self.drain + SLACK), identity],
                            timeout=self.drain + SLACK + 60)  # fmt: skip
-        if stopped.status:
+        if stopped.status == 0:
+            self.did.append(f"stopped container {name}")
+        elif not self._removed(runtime, identity):
             raise Problem(f"{runtime} stop {name}: {stopped.errors.strip()[-300:]}")
-        self.did.append(f"stopped container {name}")
-        self.left.append(f"container {name} is stopped and stays; {runtime} rm {name} removes it")
-        self.back.append(f"{runtime} start {name}")
+
+    def _removed(self, runtime: str, identity: str) -> bool:
+        """Whether there is no such container any more: one with --rm goes by itself, soon after its end."""
+        end = time.monotonic() + (REMOVAL if _adopt_container.removed_with_its_end(self.one.container) else 0)
+        while _adopt_look.container(runtime, identity, self._plain) is not None:
+            if time.monotonic() >= end:
+                return False
+            self.sleep(STEP)
+        return True
+
+    def _plain(self, argv: Sequence[str]) -> tuple[int, str, str]:
+        done = self.run(argv, timeout=30)
+        return done.status, done.output, done.errors
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
