@@ -101,6 +101,11 @@ def notes(told: Mapping[str, t.Any]) -> Iterator[str]:
             f"containers of the network {network(told)} that reach it as {name(told)} have to be given an address of "
             "this host: the service is in no network of containers"
         )
+    if limited(told):
+        yield (
+            f"{', '.join(limited(told))} of container {name(told)}: not carried over; write what the service may use "
+            "into limits"
+        )
     project = labels(told).get("com.docker.compose.project")
     if project:
         where = labels(told).get("com.docker.compose.project.working_dir") or "its folder"
@@ -108,6 +113,18 @@ def notes(told: Mapping[str, t.Any]) -> Iterator[str]:
             f"its container belongs to the Compose project {project}: take it out of the file in {where}, or the next "
             "docker compose up starts it again"
         )
+
+
+def limited(told: Mapping[str, t.Any]) -> list[str]:
+    """Options of `docker run` by which its share of the host was bounded."""
+    host = _part(told, "HostConfig")
+    bounds = (
+        ("Memory", "--memory"),
+        ("NanoCpus", "--cpus"),
+        ("CpuQuota", "--cpu-quota"),
+        ("CpusetCpus", "--cpuset-cpus"),
+    )
+    return [option for field, option in bounds if host.get(field)]
 
 
 def _by_unit(unit: str) -> str:

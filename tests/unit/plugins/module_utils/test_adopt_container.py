@@ -66,6 +66,7 @@ def test_a_plain_container_is_taken_over_without_a_word() -> None:
     ("container", "note"),
     [
         (told(AutoRemove=True), "container llm was started with --rm"),
+        (told(Memory=1 << 33, NanoCpus=0, CpuQuota=50000), "--memory, --cpu-quota of container llm: not carried over"),
         (told(NetworkMode="webui_default"), "containers of the network webui_default that reach it as llm"),
         (told({"com.docker.compose.project": "ai", "com.docker.compose.project.working_dir": "/srv/ai"}),
          "Compose project ai: take it out of the file in /srv/ai"),
