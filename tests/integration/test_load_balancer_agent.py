@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import shutil
+import threading
 import time
 import typing as t
 from pathlib import Path
 
 import pytest
 from ansible_collections.steadfast.vllm.tests.integration.balancer_rig import Balancer, Keeper, Rig, free_port, wait_for
+from vllm_keeper.watch.board import Board
+from vllm_keeper.watch.endpoint import Endpoint
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs the package haproxy")
 
@@ -282,3 +285,63 @@ def test_a_changed_port_is_used_after_a_reload(rig: Rig) -> None:
     assert balancer.reload(back).returncode == 0
     before = rig.servers["gpu1"].served["/health"]
     wait_for(lambda: rig.servers["gpu1"].served["/health"] > before, what="the check asks the traffic port again")
+
+
+@pytest.fixture
+def endpoint() -> t.Iterator[Endpoint]:
+    """The keeper's own port, rather than the rig's stand-in for it."""
+    made = Endpoint(("127.0.0.1", 0), Board())
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+def test_what_the_keepers_own_port_says_is_what_haproxy_does(rig: Rig, endpoint: Endpoint) -> None:
+    rig.server("gpu1")
+    board = endpoint.board
+    board.show("qwen3vl", verdict="healthy")
+    board.show("another", verdict="hung")  # the answer is that of the instance that was asked for
+    balancer = started(rig, endpoint.server_port)
+    wait_for(lambda: balancer.told("gpu1")["agent"] == "up", what="the keeper heard")
+
+    def serves(status: int, agent: str, what: str) -> None:
+        wait_for(lambda: balancer.told("gpu1")["agent"] == agent, what=f"{what}: {agent}")
+        wait_for(lambda: balancer.request()[0] == status, what=f"{what}: {status}")
+
+    for verdict in ("hung", "gpu_fault"):
+        board.show("qwen3vl", verdict=verdict)
+        serves(503, "down", verdict)
+        assert balancer.told("gpu1")["agent_says"] == f"via agent : down ({verdict})"
+        assert balancer.state_of("gpu1") == "DOWN (agent)"
+        board.show("qwen3vl", verdict="busy")
+        serves(200, "up", f"back from {verdict}")
+
+    with streaming(balancer, 30) as response:
+        board.show("qwen3vl", drained="by hand")
+        serves(503, "draining", "drained")
+        assert response.read().decode().splitlines()[-1] == "token 29", "who was served is served to the end"
+    board.show("qwen3vl", drained="")
+    serves(200, "up", "resumed")
+
+    board.show("qwen3vl", verdict="stopped")
+    serves(503, "draining", "stopped")
+    board.show("qwen3vl", verdict="healthy")
+    serves(200, "up", "started")
+
+    # A keeper that has just been started knows nothing yet, says nothing, and so changes nothing.
+    board.show("qwen3vl", verdict="unknown")
+    serves(200, "silent", "unknown")
+    board.show("qwen3vl", verdict="hung")
+    serves(503, "down", "hung")
+    board.show("qwen3vl", verdict="unknown")
+    serves(503, "silent", "unknown again")
+
+    # One that is stopped in order leaves the server to its health check, for as long as no keeper is there.
+    board.show("qwen3vl", verdict="hung")
+    serves(503, "down", "hung again")
+    endpoint.leaving = True
+    serves(200, "up", "its last word")
+    assert balancer.notices() == []
