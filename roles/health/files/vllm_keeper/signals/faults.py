@@ -158,7 +158,7 @@ class HostSignals:
 
     def news(self) -> list[str]:
         """What is to be told of the signals themselves: once, and again when it changes."""
-        latest, _ = self.sampler.latest()
+        latest, _age = self.sampler.latest()
         with self._lock:
             told = [
                 ("log", self._log.problem, "the kernel's log can be read again"),

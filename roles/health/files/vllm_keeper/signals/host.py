@@ -94,7 +94,7 @@ def memory(proc: Path = PROC) -> Memory | None:
 def _meminfo(text: str) -> dict[str, int]:
     found = {}
     for line in text.splitlines():
-        key, _, value = line.partition(":")
+        key, _separator, value = line.partition(":")
         words = value.split()
         if words and words[0].isdigit():
             found[key] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
@@ -106,7 +106,7 @@ def _pressure(text: str) -> tuple[float | None, float | None]:
     for line in text.splitlines():
         words = line.split()
         for word in words[1:]:
-            key, _, value = word.partition("=")
+            key, _separator, value = word.partition("=")
             if key == "avg10":
                 with contextlib.suppress(ValueError):
                     shares[words[0]] = float(value)
@@ -191,7 +191,7 @@ class Disks:
         begun = self._monotonic()
         wanted = list(dict.fromkeys(paths))
         for path in wanted:
-            thread, _ = self._running.get(path, (None, 0.0))
+            thread, _begun = self._running.get(path, (None, 0.0))
             if thread is None or not thread.is_alive():  # one that hangs is not joined by a second one
                 self._seen.pop(path, None)
                 thread = threading.Thread(target=self._one, args=(path,), name=f"disk {path}", daemon=True)

@@ -139,7 +139,7 @@ class KernelLog:
 
     def _records(self, handle: int) -> list[Line]:
         lines: list[Line] = []
-        for _ in range(AT_ONCE):
+        for _line in range(AT_ONCE):
             try:
                 raw = os.read(handle, LARGEST_RECORD)
             except BlockingIOError:
