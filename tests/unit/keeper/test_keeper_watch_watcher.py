@@ -521,7 +521,7 @@ def test_an_engine_that_is_not_missed_is_given_up(rig: Rig) -> None:
     rig.serve()
     rig.go(2)
     rig.kill_engine()
-    rig.go(20)
+    rig.go(6)
     assert (rig.manager.calls, rig.incidents) == ([], [])
     assert rig.shown.verdict == "healthy"
 
