@@ -246,6 +246,24 @@ def test_looks_at_a_server_that_is_well_do_not_ask_its_manager(rig: Rig) -> None
     assert 1 <= len(asked) <= 2
 
 
+@pytest.mark.parametrize("engine", [True, False], ids=["with an engine", "with none that is known"])
+def test_nor_do_they_read_all_processes_of_the_host(rig: Rig, monkeypatch: pytest.MonkeyPatch, engine: bool) -> None:
+    rig.serve()
+    if not engine:
+        rig.kill_engine()
+    read: list[float] = []
+    everyone = processes.everyone
+
+    def count(proc: Path = processes.PROC) -> dict[int, processes.Process]:
+        read.append(rig.clock.at)
+        return everyone(proc)
+
+    monkeypatch.setattr(processes, "everyone", count)
+    rig.go(29)
+    assert rig.shown.verdict == "healthy"
+    assert 1 <= len(read) <= (1 if engine else 6)
+
+
 def test_a_server_that_loads_is_left_alone_whatever_it_answers(rig: Rig) -> None:
     rig.serve()
     rig.context.update(lambda state, _now: setattr(state.starts[-1], "ready_at", None))

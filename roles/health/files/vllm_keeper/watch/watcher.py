@@ -145,7 +145,8 @@ class Watcher:
         if not pid or before is not None:
             self._doubt_since = None
             return Look(at=self.clock(), process=process, pid=pid, canary=self.canary.news)
-        if begun - self._kin_at > (KIN if self._doubt_since is None else 1.0) or not self.family.engines:
+        calm = KIN if self.family.engines else LOADING  # each time all processes of the host are read
+        if begun - self._kin_at > (calm if self._doubt_since is None else 1.0):
             self.family.refresh()
             self._kin_at = begun
         api_active = engine_active = None
