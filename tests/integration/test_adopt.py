@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import typing as t
@@ -127,16 +128,14 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    shown = Path("/", *tmp_path.parts[1:])
-    for folder in [shown, *shown.parents]:  # pytest's own folders are private, and the service is another user
-        with contextlib.suppress(OSError):
-            if str(folder).startswith("/tmp/pytest-of"):
-                folder.chmod(folder.stat().st_mode | 0o055)
+def place() -> Iterator[Place]:
+    # Not one of pytest's: those are private, and whenever another pytest starts, it makes them so again.
+    shown = Path(tempfile.mkdtemp(prefix="steadfast-adopt-"))
     yield Place(shown)
     for pid in processes(str(shown)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(shown, ignore_errors=True)
 
 
 def test_a_server_under_nohup(place: Place) -> None:
