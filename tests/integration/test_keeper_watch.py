@@ -109,13 +109,17 @@ class Kept(Rig):
 
     def end(self) -> None:
         if self.watcher is not None and self.watcher.poll() is None:
-            self.watcher.kill()
-            self.watcher.wait()
+            self.watcher.terminate()  # so that it takes its view with it
+            try:
+                self.watcher.wait(LONG)
+            except subprocess.TimeoutExpired:
+                self.watcher.kill()
+                self.watcher.wait()
         if self.runner is not None and self.runner.poll() is None:
             os.killpg(self.runner.pid, signal.SIGKILL)
             self.runner.wait()
         processes.end(self.family())
-        (runfile.DIRECTORY / f"{NAME}.json").unlink(missing_ok=True)
+        runfile.forget(NAME)
 
 
 def content(path: Path) -> str:
