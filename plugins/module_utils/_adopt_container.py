@@ -156,15 +156,40 @@ def _speaks_of(process: Process, told: Mapping[str, t.Any]) -> bool:
             word == name(told) or (re.fullmatch(r"[0-9a-f]{12,64}", word) and identity.startswith(word))
             for word in words
         )
-    # Without a name of its own, which one of that image it is cannot be told: each may be.
-    return name(told) in named if named else str(_part(told, "Config").get("Image") or "-") in words
+    return name(told) in named if named else _nameless(process, told)
+
+
+def _nameless(process: Process, told: Mapping[str, t.Any]) -> bool:
+    """Whether a `run` without --name may be this container's: podman keeps the command, docker what came of it."""
+    config = _part(told, "Config")
+    created = config.get("CreateCommand")
+    if created:
+        return list(process.argv[1:]) == [str(word) for word in created[1:]]
+    command = [str(word) for word in config.get("Cmd") or ()]
+    words = process.argv[1:]
+    # docker run -d leaves no client behind.
+    return (
+        config.get("AttachStdout") is not False
+        and str(config.get("Image") or "-") in words
+        and (not command or list(words[-len(command) :]) == command)
+    )
 
 
 def run_by(told: Mapping[str, t.Any], everyone: Mapping[int, Process]) -> tuple[list[str], tuple[int, ...]]:
     """(why it cannot be taken over, scripts that live for the container alone), from its clients."""
     problems: list[str] = []
     scripts: list[int] = []
-    for client in clients(told, everyone):
+    found = clients(told, everyone)
+    # sudo docker run is two processes, and one start.
+    above = {process.pid for client in found for process in _adopt_launch.ancestors(client.pid, everyone)}
+    if len([client for client in found if client.pid not in above]) > 1:
+        pids = ", ".join(str(client.pid) for client in found)
+        problems.append(
+            f"several commands may have started its container (pids {pids}) and cannot be told apart: start it with "
+            "--name, or with -d"
+        )
+        found = []
+    for client in found:
         chain = _adopt_launch.ancestors(client.pid, everyone)
         unit = _adopt_launch.unit_of(client.groups)
         guard = _adopt_launch.supervisor(chain)

@@ -128,6 +128,38 @@ def test_who_runs_it(known: dict[int, Process], problem: str, scripts: tuple[int
     assert found == scripts
 
 
+def test_commands_without_a_name_that_cannot_be_told_apart() -> None:
+    """Two loops, one image: the other one's script must not be ended."""
+    one = client("docker run vllm/vllm-openai:v0.32.0 --model m", "-bash", "bash a.sh")
+    other = {
+        pid + 100: Process(pid + 100, item.parent + 100 if pid > 2 else 1, pid + 100, item.name, item.argv, item.groups)
+        for pid, item in one.items()
+        if pid > 1
+    }
+    problems, scripts = _adopt_container.run_by(told(), {**one, **other})
+    assert len(problems) == 1
+    assert "cannot be told apart" in problems[0]
+    assert scripts == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "is_it"),
+    [
+        ({"Cmd": ["--model", "m"], "AttachStdout": True}, True),
+        ({"Cmd": None}, True),
+        ({"Cmd": ["--model", "other"], "AttachStdout": True}, False),
+        ({"Cmd": ["--model", "m"], "AttachStdout": False}, False),
+        ({"CreateCommand": ["podman", "run", "vllm/vllm-openai:v0.32.0", "--model", "m"]}, True),
+        ({"CreateCommand": ["podman", "run", "-d", "vllm/vllm-openai:v0.32.0", "--model", "m"]}, False),
+    ],
+)
+def test_a_run_without_a_name(config: dict[str, t.Any], is_it: bool) -> None:
+    container = told()
+    container["Config"].update(config)
+    known = client("/usr/bin/podman run vllm/vllm-openai:v0.32.0 --model m")
+    assert bool(_adopt_container.clients(container, known)) == is_it
+
+
 def test_a_compose_project_that_a_unit_runs() -> None:
     known = client("docker compose up", group=UNIT)
     problems, _scripts = _adopt_container.run_by(told({"com.docker.compose.project": "ai"}), known)
