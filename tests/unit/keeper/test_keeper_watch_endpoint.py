@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import socket
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 from vllm_keeper import __version__
 from vllm_keeper.watch import board as boards
+from vllm_keeper.watch import endpoint
 from vllm_keeper.watch.board import FRESH, Board, Shown
-from vllm_keeper.watch.endpoint import MOST, VERDICTS, Endpoint, Handler
+from vllm_keeper.watch.endpoint import MOST, VERDICTS, Endpoint
 
 WITHIN = 20.0
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\]|\\["\\n])*",?)*)\})? (\S+)$')
@@ -306,7 +308,7 @@ def test_who_hangs_up_in_the_middle_is_no_news(port: Port, capfd: pytest.Capture
 
 
 def test_who_connects_and_says_nothing_is_hung_up_on(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Handler, "timeout", 0.2)
+    monkeypatch.setattr(endpoint, "PATIENCE", 0.2)
     port.board.show("q", verdict="healthy")
     with socket.create_connection(("127.0.0.1", port.port), timeout=WITHIN) as silent:
         assert port.agent() == b"up 100%\n", "nobody waits for the silent one"
@@ -316,8 +318,21 @@ def test_who_connects_and_says_nothing_is_hung_up_on(port: Port, monkeypatch: py
         assert half.recv(1) == b""
 
 
+def test_who_drips_a_byte_now_and_then_is_hung_up_on_too(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "PATIENCE", 0.3)
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port.port), timeout=WITHIN) as dripping, contextlib.suppress(OSError):
+        while time.monotonic() - began < WITHIN:
+            dripping.sendall(b"G")
+            dripping.settimeout(0.05)
+            with contextlib.suppress(TimeoutError):
+                if dripping.recv(1) == b"":
+                    break
+    assert time.monotonic() - began < WITHIN, "held for as long as it liked"
+
+
 def test_as_many_as_have_room_are_held_and_more_are_hung_up_on(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Handler, "timeout", WITHIN)
+    monkeypatch.setattr(endpoint, "PATIENCE", WITHIN)
     port.board.show("q", verdict="healthy")
     silent = [socket.create_connection(("127.0.0.1", port.port), timeout=WITHIN) for _ in range(MOST)]
     try:

@@ -9,10 +9,12 @@ changes nothing, so it may stand where the balancer reaches it.
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -21,6 +23,8 @@ from vllm_keeper import __version__
 from vllm_keeper.watch.board import FRESH, Board, Shown, now
 
 VERDICTS = ("starting", "healthy", "busy", "hung", "dead", "draining", "gpu_fault", "parked", "stopped", "unknown")
+PATIENCE = 5.0  # seconds for one exchange
+LARGEST = 16384  # bytes of a request
 MOST = 64  # askers at a time; a balancer's checks are a few
 
 
@@ -175,7 +179,28 @@ class Handler(BaseHTTPRequestHandler):
     raw_requestline: bytes
     protocol_version = "HTTP/1.0"
     server_version, sys_version = "vllm-keeper", ""
-    timeout = 5  # for who connects and says nothing
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BytesIO(self._request())
+
+    def _request(self) -> bytes:
+        """What is asked, b"" when it does not come in time. One deadline for all of it: nobody holds a thread."""
+        end, data = time.monotonic() + PATIENCE, b""
+        while b"\n" not in data if data.startswith(b"agent") else b"\r\n\r\n" not in data and b"\n\n" not in data:
+            left = end - time.monotonic()
+            if left <= 0 or len(data) > LARGEST:
+                return b""
+            self.connection.settimeout(left)
+            try:
+                part = self.connection.recv(4096)
+            except OSError:
+                return b""
+            if not part:
+                break
+            data += part
+        self.connection.settimeout(PATIENCE)  # for the answer
+        return data
 
     def parse_request(self) -> bool:
         words = self.raw_requestline.split()

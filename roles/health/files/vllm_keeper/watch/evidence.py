@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllm_keeper.watch.judgement import LONGEST
+
 VERSION = 1
 KEEP = 20  # incidents
 SUFFIX = ".watch"  # not .json: those are histories, one an instance
@@ -55,7 +57,10 @@ def load(directory: Path, name: str) -> Book:
         data = json.loads((directory / f"{name}{SUFFIX}").read_text(encoding="utf-8"))
         if data["version"] != VERSION:
             return Book()
-        return Book(float(data["longest"]), [Incident(**one) for one in data["incidents"]])
+        longest = float(data["longest"])
+        # What no server took is no step: limits must not grow beyond reason by a file that somebody changed.
+        longest = min(longest, LONGEST) if longest >= 0 else 0.0
+        return Book(longest, [Incident(**one) for one in data["incidents"]])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Book()
 
