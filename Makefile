@@ -61,7 +61,7 @@ molecule: ## molecule test: the whole way in the lab, with real vLLM
 	@scripts/bootstrap lab
 	@python scripts/run_tests.py molecule
 
-adoption: ## servers started by hand in every way are taken over, and install_service.sh on a bare host; ten minutes
+adoption: ## servers started by hand in every way are taken over, and install_service.sh on a bare host; twenty minutes
 	@scripts/bootstrap lab
 	@python -m pytest tests/lab -v -ra
 
