@@ -199,7 +199,8 @@ def say(text: str) -> None:
 
 
 def playbook(*words: str, variables: dict[str, Any] | None = None) -> None:
-    given = json.dumps({"vllm_target_groups": [], **(variables or {})})
+    # The settings that are shipped, not those that spare the lab's cores.
+    given = json.dumps({"vllm_target_groups": [], "health_canary": {}, **(variables or {})})
     command = ["ansible-playbook", "-i", "inventories/lab", "--limit", "gpu1,gpu2,lb1,localhost", "-e", given, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
