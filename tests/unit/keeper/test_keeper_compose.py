@@ -245,3 +245,25 @@ def test_the_recorded_history_in_one_go(project: Path) -> None:
 )
 def test_docker_listens_for_its_container(project: Path, command: tuple[str, ...], ours: bool) -> None:
     assert manager(Docker(), project).owns(processes.Process(1, 0, 0, command, ())) == ours
+
+
+def test_a_container_that_was_told_to_end_is_under_a_stop_job_until_it_has() -> None:
+    """`docker stop` by somebody: the engine ends before the API does, and that is no crash."""
+    asked: list[list[str]] = []
+    told = {"events": ""}
+
+    def docker(command: Sequence[str], within: float) -> Completed:
+        asked.append(list(command))
+        if "inspect" in command:
+            return Completed(0, json.dumps([shown("healthy")]), "")
+        return Completed(0, told["events"], "")
+
+    manager = make(INSTANCE, docker)
+    assert manager.job() == "", "nobody asked Docker yet, so nothing is known to run"
+    manager.observe()
+    assert manager.job() == ""
+    for signal, job in (("1", ""), ("15", "stop"), ("SIGTERM", "stop")):
+        event = {"Action": "kill", "timeNano": 1, "Actor": {"Attributes": {"signal": signal}}}
+        told["events"] = json.dumps(event) + "\n"
+        assert manager.job() == job, signal
+    assert "event=kill" in asked[-1]

@@ -24,6 +24,7 @@ DOCKER = ("docker",)
 STOP_SLACK = 20.0  # beside the container's own time to stop: Docker's work
 ENGINE_PID = Path("/run/docker.pid")
 NOT_THERE = "No such container"
+LONGEST_STOP = 7200.0  # seconds: an older order was not heeded, or is of a clock that jumped
 
 
 class Compose(Manager):
@@ -33,8 +34,10 @@ class Compose(Manager):
     directory = Path("/etc/vllm/compose")
     proc = processes.PROC
 
+    _shown: dict[str, Any] | None = None  # what Docker said when it was last asked
+
     def observe(self) -> Observed:
-        shown = self._inspect()
+        shown = self._shown = self._inspect()
         defined = (self._folder / "compose.yaml").exists()
         return interpret(shown, defined, self.instance.name, self._age(_pid(shown)))
 
@@ -72,7 +75,20 @@ class Compose(Manager):
         return [*self._command, "logs", "--tail", str(lines), "--follow", self.instance.name]
 
     def job(self) -> str:
-        return ""  # Docker has no queue: it does what it is told at once
+        """Docker has no queue, but a container that was told to end counts as running until it has."""
+        if _pid(self._shown) is None:
+            return ""
+        now = time.time()
+        begun = nanoseconds(((self._shown or {}).get("State") or {}).get("StartedAt")) / history.SECOND
+        done = self._docker(
+            "events",
+            *("--since", f"{max(begun, now - LONGEST_STOP):.9f}", "--until", f"{now:.9f}"),
+            *("--filter", "type=container", "--filter", f"container={self.instance.name}", "--filter", "event=kill"),
+            *("--format", "{{json .}}"),
+        )
+        if done.code:
+            raise ManagerError(f"docker events: {self.why(done)}")
+        return "stop" if any(event.signal in history.ENDING for event in parse_events(done.out)) else ""
 
     def definition(self) -> tuple[list[str], list[str]]:
         return [str(path) for path in self._files()], []

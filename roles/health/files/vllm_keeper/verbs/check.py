@@ -61,8 +61,14 @@ def _check(context: Context, quiet: bool) -> int:
 
 def _tell(context: Context, watched: board.Shown, quiet: bool) -> int:
     """A living watcher looks every second and repairs by itself: there is nothing to add to that."""
-    code = exits.OK if watched.action == d.NONE else exits.BAD
-    line = f"{context.instance.name}: {watched.verdict}: {watched.reason} (watched by vllm-keeper watch)"
+    decision = d.Decision(watched.verdict, watched.action, watched.reason)
+    try:
+        # What manager and history say is of now, the watcher's word a moment old.
+        decision = d.decide_before_probe(context.observe()[0]) or decision
+    except (ManagerError, st.StateError) as error:
+        context.log.warning(f"only the watcher's word is known: {error}")
+    code = exits.OK if decision.action == d.NONE else exits.BAD
+    line = f"{context.instance.name}: {decision.verdict}: {decision.reason} (watched by vllm-keeper watch)"
     if code == exits.OK and quiet:
         context.log.info(line)
     else:

@@ -49,7 +49,8 @@ def status(context: Context) -> dict[str, Any]:
         # /health is 200, but no completion was answered yet.
         decision = d.Decision("starting", d.NONE, f"{decision.reason}, a first completion is awaited")
     watched = board.of(instance.name)
-    if watched is not None and watched.verdict != "unknown":
+    # What manager and history say is of now, the watcher's word a moment old.
+    if watched is not None and watched.verdict != "unknown" and d.decide_before_probe(seen) is None:
         decision = d.Decision(watched.verdict, watched.action, watched.reason)
     if state.drained is not None and decision.verdict in board.SERVING:
         decision = d.Decision("draining", d.NONE, f"{state.drained.reason}; {decision.reason}")
