@@ -42,6 +42,7 @@ class Soaked:
     failed: int = 0
     longest: float = 0.0
     verdicts: dict[str, int] = field(default_factory=dict)
+    most_running: int = 0
     most_waiting: int = 0
     longest_stall: float = 0.0
     incidents: list[dict[str, Any]] = field(default_factory=list)
@@ -55,8 +56,8 @@ class Soaked:
         verdicts = ", ".join(f"{count} times {verdict}" for verdict, count in sorted(self.verdicts.items()))
         return (
             f"{self.seconds / 60:.0f} min, {self.answered} answered, {self.failed} failed, the slowest took "
-            f"{self.longest:.0f} s, up to {self.most_waiting} waiting, no progress for up to {self.longest_stall:.1f} "
-            f"s; the keeper said {verdicts}; {len(self.incidents)} repairs"
+            f"{self.longest:.0f} s, up to {self.most_running} at once and {self.most_waiting} waiting, no progress for up "
+            f"to {self.longest_stall:.1f} s; the keeper said {verdicts}; {len(self.incidents)} repairs"
         )
 
 
@@ -81,8 +82,11 @@ def soak(host: str, seconds: float, clients: int = CLIENTS) -> Soaked:
             thread.start()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            shown = _explained(host, lab.instance)["watched"] or {"verdict": "not watched", "waiting": 0, "stalled": 0}
+            shown = _explained(host, lab.instance)["watched"] or dict.fromkeys(("running", "waiting", "stalled"), 0) | {
+                "verdict": "not watched"
+            }
             seen.verdicts[shown["verdict"]] = seen.verdicts.get(shown["verdict"], 0) + 1
+            seen.most_running = max(seen.most_running, int(shown["running"]))
             seen.most_waiting = max(seen.most_waiting, int(shown["waiting"]))
             seen.longest_stall = max(seen.longest_stall, float(shown["stalled"]))
             time.sleep(1)
