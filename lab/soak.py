@@ -31,6 +31,7 @@ from lab.pictures import pictures
 CLIENTS = 24
 WORDS = ("wing", "river", "stone", "lamp", "north", "quiet", "amber", "seven")
 BURN = "while True: pass"
+NOT_WATCHED = {"verdict": "not watched", "running": 0, "waiting": 0, "stalled": 0}
 
 
 @dataclass
@@ -56,8 +57,8 @@ class Soaked:
         verdicts = ", ".join(f"{count} times {verdict}" for verdict, count in sorted(self.verdicts.items()))
         return (
             f"{self.seconds / 60:.0f} min, {self.answered} answered, {self.failed} failed, the slowest took "
-            f"{self.longest:.0f} s, up to {self.most_running} at once and {self.most_waiting} waiting, no progress for up "
-            f"to {self.longest_stall:.1f} s; the keeper said {verdicts}; {len(self.incidents)} repairs"
+            f"{self.longest:.0f} s, up to {self.most_running} at once and {self.most_waiting} waiting, no progress for "
+            f"up to {self.longest_stall:.1f} s; the keeper said {verdicts}; {len(self.incidents)} repairs"
         )
 
 
@@ -82,9 +83,7 @@ def soak(host: str, seconds: float, clients: int = CLIENTS) -> Soaked:
             thread.start()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            shown = _explained(host, lab.instance)["watched"] or dict.fromkeys(("running", "waiting", "stalled"), 0) | {
-                "verdict": "not watched"
-            }
+            shown = _explained(host, lab.instance)["watched"] or NOT_WATCHED
             seen.verdicts[shown["verdict"]] = seen.verdicts.get(shown["verdict"], 0) + 1
             seen.most_running = max(seen.most_running, int(shown["running"]))
             seen.most_waiting = max(seen.most_waiting, int(shown["waiting"]))
