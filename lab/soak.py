@@ -31,7 +31,7 @@ from lab.pictures import pictures
 CLIENTS = 24
 WORDS = ("wing", "river", "stone", "lamp", "north", "quiet", "amber", "seven")
 BURN = "while True: pass"
-NOT_WATCHED = {"verdict": "not watched", "running": 0, "waiting": 0, "stalled": 0}
+NOT_WATCHED: dict[str, Any] = {"verdict": "not watched", "running": 0, "waiting": 0, "stalled": 0}
 
 
 @dataclass
