@@ -46,6 +46,16 @@ def test_it_rotates_and_keeps_so_many(tmp_path: Path) -> None:
     assert (tmp_path / "q.log").stat().st_mode & 0o777 & ~0o640 == 0
 
 
+def test_a_log_that_another_manager_left_for_everybody_to_read_is_no_longer(tmp_path: Path) -> None:
+    log = tmp_path / "q.log"
+    log.write_text("of supervisor\n")
+    for before, after in ((0o644, 0o640), (0o600, 0o600)):
+        log.chmod(before)
+        writer = logfile.Writer(logfile.LogFile(log, 1000, 1))
+        writer.write(b"ours\n")
+        assert log.stat().st_mode & 0o777 == after
+
+
 def test_a_held_terminal_holds_nobody_up() -> None:
     outer, inner = pty.openpty()
     try:

@@ -127,7 +127,10 @@ class Writer:
         self.log.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         # 0640 at most: a server logs what it was asked.
         self._handle = os.open(self.log.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._used = os.fstat(self._handle).st_size
+        seen = os.fstat(self._handle)
+        if seen.st_mode & 0o137:  # another manager made it, for everybody to read
+            os.fchmod(self._handle, seen.st_mode & 0o640)
+        self._used = seen.st_size
 
     def _rotate(self) -> None:
         self._close()
