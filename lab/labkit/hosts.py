@@ -277,12 +277,27 @@ def answers(lab: Lab, last_octet: int, port: int) -> bool:
         return False
 
 
+def _remove(shop: Workshop, lab: Lab) -> None:
+    """All hosts that stand. podman fails for one that ends by itself just then ("container state improper")."""
+    for tries in (2, 1, 0):
+        present = sorted(standing(lab))
+        if not present:
+            return
+        try:
+            run(["podman", "rm", "--force", "--time=2", "--volumes", *present], "removing the hosts")
+        except LabError as problem:
+            if not tries:
+                raise
+            shop.say(f"removing the hosts once more: {problem}")
+            time.sleep(1)
+
+
 def take_down(shop: Workshop, lab: Lab) -> list[str]:
     done = []
     with shop.alone(f"hosts-{lab.name}"):
         present = sorted(standing(lab))
         if present:
-            run(["podman", "rm", "--force", "--time=2", "--volumes", *present], "removing the hosts")
+            _remove(shop, lab)
             done += [f"{name} removed" for name in present]
         volumes = run(["podman", "volume", "ls", "--quiet", "--filter", f"label=steadfast.lab={lab.name}"], "volumes")
         if volumes.split():
