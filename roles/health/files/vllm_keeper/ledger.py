@@ -11,15 +11,14 @@ written forbids them.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from vllm_keeper import wholefile
 from vllm_keeper.clock import Moment
 from vllm_keeper.repair import DONE, HEAVY, Repair
 
@@ -106,33 +105,15 @@ class Ledger:
             handle = os.open(self.directory / ".repairs.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LedgerError(f"{self.directory}: cannot be used ({error.strerror or error}); run as root") from error
-        try:
-            deadline = time.monotonic() + LOCK_WAIT
-            while not _try_lock(handle):
-                if time.monotonic() >= deadline:
-                    raise LedgerError(f"{self.path}: another vllm-keeper holds its lock for more than {LOCK_WAIT:g} s")
-                time.sleep(0.05)
+        with wholefile.lock(handle, LOCK_WAIT) as held:
+            if not held:
+                raise LedgerError(f"{self.path}: another vllm-keeper holds its lock for more than {LOCK_WAIT:g} s")
             yield
-        finally:
-            os.close(handle)
 
     def _save(self, text: str) -> None:
-        temporary = self.directory / f".repairs.json.{os.getpid()}"
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-            folder = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            wholefile.write(self.path, text)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise LedgerError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
 
@@ -141,11 +122,3 @@ def _differs(path: Path, text: str) -> bool:
         return path.read_text(encoding="utf-8") != text
     except (OSError, UnicodeDecodeError):
         return path.exists()
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

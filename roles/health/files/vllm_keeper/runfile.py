@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vllm_keeper import processes
+from vllm_keeper import processes, wholefile
 
 DIRECTORY = Path("/run/vllm-keeper")
 
@@ -81,11 +81,5 @@ def forget(name: str, directory: Path = DIRECTORY) -> None:
 def write(name: str, run: Run, directory: Path = DIRECTORY) -> None:
     """Raises OSError. Replaced in one step: a reader never sees half of it."""
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    temporary = directory / f".{name}.json.{os.getpid()}"
-    try:
-        temporary.write_text(json.dumps(asdict(run), sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(directory / f"{name}.json")
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    text = json.dumps(asdict(run), sort_keys=True) + "\n"
+    wholefile.write(directory / f"{name}.json", text, mode=0o644, durable=False)

@@ -10,7 +10,6 @@ aside and said, never fatal: a keeper that forgot is better than a server that d
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+from vllm_keeper import wholefile
 from vllm_keeper.clock import Moment
 
 DEFAULT_DIRECTORY = Path("/var/lib/vllm-keeper")
@@ -182,15 +182,8 @@ class Store:
             )
         except OSError as error:
             raise StateError(f"{self.directory}: cannot be used ({error.strerror or error}); run as root") from error
-        try:
-            deadline = time.monotonic() + wait
-            held = _try_lock(handle)
-            while not held and time.monotonic() < deadline:
-                time.sleep(0.05)
-                held = _try_lock(handle)
+        with wholefile.lock(handle, wait) as held:
             yield held
-        finally:
-            os.close(handle)
 
     def load(self) -> State:
         """Reading takes no lock: a replaced file is always whole."""
@@ -218,23 +211,10 @@ class Store:
             return state
 
     def _save(self, state: State) -> None:
-        temporary = self.directory / f".{self.name}.json.{os.getpid()}"
         try:
             # 0600: its fingerprint covers the environment file, which holds secrets.
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(encode(state))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-            folder = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            wholefile.write(self.path, encode(state))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise StateError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     def forget(self) -> None:
@@ -260,11 +240,3 @@ class Store:
         for old in sorted(self.directory.glob(f"{self.name}.json.torn-*"))[:-KEEP_TORN]:
             with contextlib.suppress(OSError):
                 old.unlink()
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vllm_keeper import processes, runfile
+from vllm_keeper import processes, runfile, wholefile
 
 FILE = "watch.json"
 FRESH = 15.0  # seconds
@@ -97,9 +97,7 @@ def write(board: Board, directory: Path = runfile.DIRECTORY) -> None:
         "instances": {name: asdict(shown) for name, shown in board.all().items()},
     }
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    temporary = directory / f".{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    temporary.replace(directory / FILE)
+    wholefile.write(directory / FILE, json.dumps(data) + "\n", mode=0o644, durable=False)
 
 
 def read(directory: Path = runfile.DIRECTORY, proc: Path = processes.PROC) -> dict[str, Shown] | None:

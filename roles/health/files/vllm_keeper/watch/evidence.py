@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllm_keeper import wholefile
 from vllm_keeper.watch.judgement import LONGEST
 
 VERSION = 1
@@ -70,18 +70,7 @@ def save(directory: Path, name: str, book: Book) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     data: dict[str, Any] = {"version": VERSION, "longest": book.longest}
     data["incidents"] = [asdict(one) for one in book.incidents[-KEEP:]]
-    temporary = directory / f".{name}{SUFFIX}.{os.getpid()}"
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(directory / f"{name}{SUFFIX}")
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    wholefile.write(directory / f"{name}{SUFFIX}", json.dumps(data, indent=1) + "\n")
 
 
 def forget(directory: Path, name: str) -> None:
