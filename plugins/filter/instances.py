@@ -139,7 +139,8 @@ _value:
   description:
     - The instances in the order given, each with all keys of O(_input#filter) and with C(model_source), C(model_path),
       C(serve) (the file for C(vllm serve --config)), C(environment) (variables without secrets), C(secrets) (variables
-      with secrets), C(config_file), C(env_file), C(unit), C(base_url) and C(timeouts).
+      with secrets), C(config_file), C(env_file), C(unit), C(base_url), C(timeouts)
+      and C(keeper).
   type: list
   elements: dict
 """

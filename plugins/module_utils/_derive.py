@@ -15,6 +15,10 @@ GATE_SECONDS = 300
 # Python's imports and the ready check take this much beside what start_timeout allows the model.
 START_SLACK = 30
 STOP_SLACK = 30
+# Seconds that requests may wait for a cache that comes from another host.
+KV_TRANSFER_STALL = 60
+# vLLM's smaller numbers go first: the keeper's canary is not to wait behind a queue.
+BEFORE_USERS = -1000000
 # An ALB keeps idle connections 60 s and answers 502 when the server closed one first.
 KEEP_ALIVE_SECONDS = 75
 # As of 2026-11-22, vLLM 0.32: options that have no other form (--no-...), and are false unless given.
@@ -36,11 +40,22 @@ def derive(instance: Mapping[str, t.Any], model_root: str) -> dict[str, t.Any]:
     full["base_url"] = base_url(full["host"], full["port"])
     full["timeouts"] = timeouts(full)
     full["serve"] = serve(full)
+    full["keeper"] = keeper(full["serve"])
     full["environment"] = environment(full)
     full["secrets"] = dict(full["env"])
     if full["api_key"] is not None:
         full["secrets"]["VLLM_API_KEY"] = full["api_key"]
     return full
+
+
+def keeper(served: Mapping[str, t.Any]) -> dict[str, dict[str, t.Any]]:
+    """What the keeper's settings owe to how the instance is served; role health's own come over these."""
+    waits_for_others = "kv-transfer-config" in served
+    by_priority = served.get("scheduling-policy") == "priority"
+    return {
+        "watch": {"stall_after": KV_TRANSFER_STALL} if waits_for_others else {},
+        "canary": {"priority": BEFORE_USERS} if by_priority else {},
+    }
 
 
 def hub_folder(model_root: str, model: str, revision: str | None) -> str:

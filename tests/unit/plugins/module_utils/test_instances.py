@@ -485,3 +485,17 @@ def test_secrets_stand_where_they_belong_and_nowhere_else(key: str, token: str, 
 )  # fmt: skip
 def test_a_wrong_secret_is_not_shown(instance: dict[str, object]) -> None:
     assert "S3CR3T" not in refusal(**instance)
+
+
+@pytest.mark.parametrize(
+    ("extra", "keeper"),
+    [
+        ({}, {"watch": {}, "canary": {}}),
+        ({"kv_transfer_config": {"kv_role": "kv_both"}}, {"watch": {"stall_after": 60}, "canary": {}}),
+        ({"scheduling-policy": "priority"}, {"watch": {}, "canary": {"priority": -1000000}}),
+        ({"scheduling-policy": "fcfs"}, {"watch": {}, "canary": {}}),
+    ],
+)
+def test_what_the_keeper_must_know_of_how_it_is_served(extra: dict[str, object], keeper: dict[str, object]) -> None:
+    (instance,) = normalise([{"name": "q", "model": "/srv/m", "extra_args": extra}])
+    assert instance["keeper"] == keeper
