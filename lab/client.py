@@ -8,6 +8,8 @@ Used by the demo and by the tests.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import subprocess
@@ -170,6 +172,18 @@ def on(host: str, *command: str, check: bool = True, timeout: float = 120) -> st
         said = (done.stderr or done.stdout).strip()[-2000:]
         raise RuntimeError(f"{host}: {' '.join(command)} ended with {done.returncode}: {said}")
     return done.stdout
+
+
+def servers() -> dict[str, dict[str, str]]:
+    """HAProxy's own view of each vLLM server: {name: row of its statistics}."""
+    text = on("lb1", "curl", "-sf", "http://127.0.0.1:8404/stats;csv")
+    rows = csv.DictReader(io.StringIO(text.lstrip("# ")))
+    return {row["svname"]: row for row in rows if row["svname"] in ("gpu1", "gpu2")}
+
+
+def all_get_requests() -> bool:
+    """Whether HAProxy sends requests to every server: a host that serves again is back a few checks later."""
+    return all(row["status"] == "UP" and row["weight"] != "0" for row in servers().values())
 
 
 def processes(host: str) -> dict[int, str]:

@@ -339,7 +339,8 @@ BY_NATURE: dict[tuple[str, str], str] = {
 
 
 def suffer(subject: Subject, fault: str) -> Seen:
-    """One fault, and the proof that nothing of it is left."""
+    """One fault, and the proof that nothing of it is left. No back-off of the faults before it counts."""
+    subject.keeper("resume", subject.name)
     seen = FAULTS[fault](subject)
     subject.quiet()
     return seen

@@ -99,6 +99,8 @@ def serve(instance: Mapping[str, t.Any]) -> dict[str, t.Any]:
         "max-model-len": instance["max_model_len"],
         "gpu-memory-utilization": instance["gpu_memory_utilization"],
         "shutdown-timeout": instance["drain_timeout"],
+        # What the keeper, balancers and Prometheus ask each second would bury what users ask.
+        "disable-access-log-for-endpoints": "/health,/metrics,/metrics/",
         **dict(said(name, value) for name, value in instance["extra_args"].items() if not unsaid(name, value)),
     }
 

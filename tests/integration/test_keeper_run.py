@@ -203,6 +203,19 @@ def test_a_bad_argument_is_parked_and_held_until_the_file_changes(rig: Rig) -> N
     rig.ready()
 
 
+def test_what_is_mended_in_the_keeper_s_own_configuration_is_seen_while_parked(rig: Rig) -> None:
+    rig.keeper({"model_path": str(rig.folder / "gone")})
+    runner = rig.start("--forever", "--delay", "0")
+    until(lambda: rig.phase == "held" and rig.state().get("parked") is not None)
+    (rig.folder / "etc" / f"{NAME}.json").write_text("{torn")
+    time.sleep(1.5)
+    assert (runner.poll(), rig.family()) == (None, []), "a configuration that cannot be read changes nothing"
+    (rig.folder / "secrets").write_text("SECRET_TOKEN=another\n")
+    rig.keeper({})
+    rig.ready()
+    assert b"SECRET_TOKEN=another" in Path(f"/proc/{rig.api}/environ").read_bytes().split(b"\0")
+
+
 def test_a_stopped_api_is_killed_after_its_time(rig: Rig) -> None:
     rig.keeper({"drain_timeout": 0})
     runner = rig.start()

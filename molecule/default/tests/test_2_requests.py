@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 
 import pytest
@@ -14,13 +12,6 @@ import requests
 
 from lab import client, pictures
 from lab.play import play
-
-
-def stats() -> dict[str, dict[str, str]]:
-    """HAProxy's own view of each vLLM server: {name: row of its statistics}."""
-    text = client.on("lb1", "curl", "-sf", "http://127.0.0.1:8404/stats;csv")
-    rows = csv.DictReader(io.StringIO(text.lstrip("# ")))
-    return {row["svname"]: row for row in rows if row["svname"] in ("gpu1", "gpu2")}
 
 
 def test_pictures_are_answered_right_and_by_both_hosts(lab: client.Lab, measured: Callable[[str], None]) -> None:
@@ -37,6 +28,13 @@ def test_a_text_question_is_answered(lab: client.Lab) -> None:
     assert client.ask(lab.url, lab.model, "Say OK.").text
 
 
+def test_what_is_asked_each_second_does_not_bury_what_users_ask() -> None:
+    told = client.on("gpu1", "journalctl", "-u", client.Lab.read().instance, "-o", "cat", "--no-pager")
+    assert "POST /v1/chat/completions" in told
+    assert "GET /metrics" not in told
+    assert "GET /health" not in told
+
+
 def test_an_api_error_reaches_the_client_as_vllm_said_it(lab: client.Lab) -> None:
     got = requests.post(f"{lab.url}/v1/chat/completions", json={"model": "no-such-model", "messages": []}, timeout=20)
     assert got.status_code in (400, 404)
@@ -44,7 +42,7 @@ def test_an_api_error_reaches_the_client_as_vllm_said_it(lab: client.Lab) -> Non
 
 
 def test_both_servers_are_up_by_their_own_health_check() -> None:
-    seen = stats()
+    seen = client.servers()
     assert {name: row["status"] for name, row in seen.items()} == {"gpu1": "UP", "gpu2": "UP"}
     assert {row["check_code"] for row in seen.values()} == {"200"}
 
@@ -56,13 +54,15 @@ def test_the_root_path_as_health_check_takes_both_down_with_404(lab: client.Lab)
         run = play("--limit", "lb1", variables={"vllm_health_check": settings})
         assert run.code == 0, run.messages
         client.wait_until(
-            lambda: all(row["status"] == "DOWN" for row in stats().values()), 60, "HAProxy takes both down"
+            lambda: all(row["status"] == "DOWN" for row in client.servers().values()), 60, "HAProxy takes both down"
         )
-        assert {(row["check_status"], row["check_code"]) for row in stats().values()} == {("L7STS", "404")}
+        assert {(row["check_status"], row["check_code"]) for row in client.servers().values()} == {("L7STS", "404")}
         assert requests.get(lab.url + "/v1/models", timeout=10).status_code == 503
     finally:
         back = play("--limit", "lb1")
     assert back.code == 0, back.messages
-    client.wait_until(lambda: all(row["status"] == "UP" for row in stats().values()), 60, "HAProxy takes both back")
+    client.wait_until(
+        lambda: all(row["status"] == "UP" for row in client.servers().values()), 60, "HAProxy takes both back"
+    )
     with pytest.raises(requests.HTTPError):
         requests.get(lab.url + "/", timeout=10).raise_for_status()

@@ -31,6 +31,7 @@ def test_a_server_that_is_only_busy_is_left_alone(lab: client.Lab, measured: Cal
 def test_a_killed_server_comes_back_and_leaves_no_orphan(
     lab: client.Lab, host: str, what: str, measured: Callable[[str], None]
 ) -> None:
+    client.wait_until(client.all_get_requests, 60, "both hosts get requests")
     before = set(client.processes(host))
     with client.Stream(lab.url, lab.model) as stream:
         time.sleep(1)
@@ -52,7 +53,7 @@ def test_a_hung_engine_is_found_in_seconds_though_health_says_200(
 ) -> None:
     """The fault that no health check finds: the engine stands still, /health stays 200, completions hang."""
     host = "gpu2"
-    client.wait_until(lambda: client.on(host, "vllm-keeper", "status", check=False).count(": healthy"), 300, "healthy")
+    client.wait_until(client.all_get_requests, 300, "both hosts get requests")
     before = set(client.processes(host))
     engines = [str(pid) for pid, title in client.processes(host).items() if title.startswith("VLLM::EngineCore")]
     with client.Stream(lab.url, lab.model) as stream:

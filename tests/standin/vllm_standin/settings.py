@@ -18,8 +18,9 @@ KNOWN = set(
     kv-cache-dtype block-size enforce-eager enable-prefix-caching no-enable-prefix-caching enable-chunked-prefill
     scheduling-policy shutdown-timeout trust-remote-code download-dir load-format runner limit-mm-per-prompt
     mm-processor-kwargs allowed-local-media-path allowed-media-domains hf-overrides generation-config
-    uvicorn-log-level disable-uvicorn-access-log enable-log-requests no-enable-log-requests disable-log-stats
-    enable-auto-tool-choice tool-call-parser reasoning-parser enable-lora max-loras
+    uvicorn-log-level disable-uvicorn-access-log disable-access-log-for-endpoints enable-log-requests
+    no-enable-log-requests disable-log-stats enable-auto-tool-choice tool-call-parser reasoning-parser enable-lora
+    max-loras
     """.split()
 )
 

@@ -450,6 +450,14 @@ def test_start_prints_why_it_failed_and_no_secret(tmp_path: Path, capsys: pytest
     assert "sk-secret-key" not in (tmp_path / "var" / "q.json").read_text()
 
 
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_an_order_that_failed_is_not_under_way_any_more(tmp_path: Path, verb: str) -> None:
+    context = context_for(tmp_path, support.STOPPED)
+    manager_of(context).answers[verb] = Completed(1, "", "parked: of a runner that has seen nothing yet")
+    assert getattr(operate, verb)(context) == exits.BAD
+    assert context.state().intent is None
+
+
 def test_start_of_what_is_parked_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = context_for(tmp_path, support.STOPPED)
     operate.park(context, "disk swap")

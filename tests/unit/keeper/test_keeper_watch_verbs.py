@@ -298,6 +298,25 @@ def test_explain_tells_one_decision_whole(tmp_path: Path, show: Show) -> None:
     ]
 
 
+def test_explain_tells_looks_that_say_the_same_once(tmp_path: Path, show: Show) -> None:
+    context = context_for(tmp_path)
+    looks = [
+        *(f"10:00:0{number} starting" for number in range(5)),
+        "10:00:05 healthy",
+        "10:00:06 healthy",
+        "10:00:07 hung",
+    ]
+    keep(context, incident(1.0, looks=looks))
+    saw = [line for line in explain.render(explain.explain(context)).splitlines() if "saw      " in line]
+    assert [line.partition("saw      ")[2] for line in saw] == [
+        "10:00:00 starting",
+        "10:00:04 starting (the same 4 times since)",
+        "10:00:05 healthy",
+        "10:00:06 healthy",
+        "10:00:07 hung",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "said", "unsaid"),
     [

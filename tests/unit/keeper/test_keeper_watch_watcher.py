@@ -217,8 +217,17 @@ def test_an_idle_server_gets_a_canary_each_second_and_nothing_else(rig: Rig) -> 
     rig.serve()
     rig.go(20)
     assert (rig.shown.verdict, rig.shown.ready, rig.shown.pid) == ("healthy", True, rig.pid)
-    assert 15 <= rig.shown.canaries["ok"] <= 22
+    assert 19 <= rig.shown.canaries["ok"] <= 21
     assert (rig.manager.calls, rig.incidents) == ([], [])
+
+
+@pytest.mark.parametrize("early", [0.01, 0.04, 0.3, 0.9])
+def test_a_look_shortly_before_a_canary_is_due_does_not_put_it_off(rig: Rig, early: float) -> None:
+    rig.serve()
+    rig.go(3, until=lambda: rig.watch().canary.sent.get("ok"))
+    assert rig.watch().step() == pytest.approx(1, abs=0.02), "sees that it was answered"
+    rig.clock.pass_(1 - early)
+    assert rig.watch().step() <= max(0.05, early) + 0.02
 
 
 def test_a_server_that_visibly_progresses_gets_no_canary(rig: Rig) -> None:

@@ -202,7 +202,11 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
         return _leave(options, log, runner)
     if options.verb == "watch":
         return _watch(options, log, runner)
-    one = context.build(options.config_dir, options.state_dir, options.names[0], log, runner=runner)
+
+    def again() -> context.Context:
+        return context.build(options.config_dir, options.state_dir, options.names[0], log, runner=runner)
+
+    one = again()
     verbs: dict[str, Callable[[], int]] = {
         "gate": lambda: gate.gate(one),
         "wait-ready": lambda: ready.wait_ready(one, _pid(os.environ.get("MAINPID"))),
@@ -215,7 +219,7 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
         "attach": lambda: operate.attach(one),
         "enable": lambda: operate.enable(one, True),
         "disable": lambda: operate.enable(one, False),
-        "run": lambda: _run_server(options, one),
+        "run": lambda: _run_server(options, one, again),
         "hang-up": lambda: operate.hang_up(one, os.environ),
         "renew": lambda: operate.renew(one),
         "drain": lambda: drain.drain(one, not options.no_wait, options.within, options.reason),
@@ -244,7 +248,7 @@ def _explain(one: context.Context, options: argparse.Namespace) -> int:
     return exits.OK
 
 
-def _run_server(options: argparse.Namespace, one: context.Context) -> int:
+def _run_server(options: argparse.Namespace, one: context.Context, again: Callable[[], context.Context]) -> int:
     wanted = running.Wanted(
         command=options.command,
         account=accounts.find(options.user, options.group),
@@ -255,7 +259,7 @@ def _run_server(options: argparse.Namespace, one: context.Context) -> int:
         delay=options.delay,
         log=LogFile(options.log, options.log_size, options.log_count) if options.log else None,
     )
-    return running.run(one, wanted, os.environ)
+    return running.run(one, wanted, os.environ, again)
 
 
 def _leave(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:

@@ -55,6 +55,7 @@ def test_no_instances_given_is_the_guides_one() -> None:
         "max-model-len": 1024,
         "gpu-memory-utilization": 0.95,
         "shutdown-timeout": 60,
+        "disable-access-log-for-endpoints": "/health,/metrics,/metrics/",
     }
     assert instance["environment"] == {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

@@ -16,6 +16,7 @@ from vllm_keeper import processes, runfile
 from vllm_keeper.logfile import tail
 from vllm_keeper.managers.base import Completed, Manager, Observed
 
+PARKED_SETTLES = 4.0  # seconds, a few of the runner's own looks
 POLL = 0.2
 
 
@@ -72,16 +73,18 @@ class Supervised(Manager):
 
     def await_ready(self, wait: float, ended_before: int) -> Completed:
         """For a start that was ordered: until it is ready, failed or held for good, or that many seconds are over."""
-        end = time.monotonic() + wait
-        while time.monotonic() < end:
+        begun = time.monotonic()
+        while time.monotonic() - begun < wait:
             run = runfile.read(self.instance.name, self.run_directory)
             if run is not None and run.ended > ended_before:
                 return Completed(1, "", "it ended before it was ready")
             alive = runfile.living(self.instance.name, self.run_directory, self.proc)
             if alive is not None and alive.phase == d.RUNNING:
                 return Completed(0, "", "")
-            if alive is not None and alive.phase == d.HELD and alive.detail.startswith("parked"):
-                return Completed(1, "", alive.detail)
+            held = alive.detail if alive is not None and alive.phase == d.HELD else ""
+            # A runner that was parked takes a moment to see that what it was parked for has changed.
+            if held.startswith("parked") and time.monotonic() - begun > PARKED_SETTLES:
+                return Completed(1, "", held)
             time.sleep(POLL)
         return Completed(124, "", f"not ready within {wait:g} s")
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import asdict
 from typing import Any
@@ -58,7 +59,18 @@ def _incident(one: dict[str, Any]) -> list[str]:
         lines.append(
             f"    since    {'it has not served again' if again is None else 'serving again after ' + duration(again)}"
         )
-    return [*lines, *(f"    saw      {look}" for look in one["looks"])]
+    return [*lines, *(f"    saw      {look}" for look in _folded(one["looks"]))]
+
+
+def _folded(looks: list[str]) -> list[str]:
+    """Looks in a row that say the same, but for their time, as two lines."""
+    found: list[str] = []
+    for _said, group in itertools.groupby(looks, key=lambda look: look.partition(" ")[2]):
+        first, *rest = group
+        found.append(first)
+        if rest:
+            found.append(rest[-1] + (f" (the same {len(rest)} times since)" if len(rest) > 1 else ""))
+    return found
 
 
 def _counts(counts: dict[str, int]) -> str:

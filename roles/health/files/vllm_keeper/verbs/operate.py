@@ -95,8 +95,15 @@ def _outcome(context: Context, verb: str, done: Completed, begun: float, wait: b
         context.log.result(f"{name}: parked: {parked.reason}. When it is mended: vllm-keeper resume {name}", "error")
         return exits.PARKED
     context.log.result(f"{name}: {verb} failed: {_why(state, observed, done)}", "error")
+    context.try_update(lambda one, _now: _over(one, verb))
     _tail(context)
     return exits.BAD
+
+
+def _over(state: st.State, verb: str) -> None:
+    """An order that failed is not under way any more, whoever was to carry it out."""
+    if state.intent is not None and state.intent.kind == verb:
+        state.intent = None
 
 
 def _why(state: st.State, observed: Observed, done: Completed) -> str:

@@ -63,7 +63,10 @@ class RunError(Exception):
     """Nothing was started, and why."""
 
 
-def run(context: Context, wanted: Wanted, environment: Mapping[str, str]) -> int:
+def run(
+    context: Context, wanted: Wanted, environment: Mapping[str, str], again: Callable[[], Context] | None = None
+) -> int:
+    """AGAIN: the context anew, from its configuration as it is then; ConfigError where that is wrong."""
     other = runfile.living(context.instance.name)
     if other is not None and not runfile.abandoned(other):
         raise _refusal(context, other)
@@ -75,7 +78,7 @@ def run(context: Context, wanted: Wanted, environment: Mapping[str, str]) -> int
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     # Waited for one by one: no handler that could come at a bad moment. Children unblock them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    runner = _Runner(context, wanted, environment)
+    runner = _Runner(context, wanted, environment, again or (lambda: context))
     if other is not None and not runner.take_over(other):
         return exits.OK
     # Two that begin at the same moment: the file of neither was there to be seen.
@@ -95,9 +98,10 @@ def _refusal(context: Context, other: runfile.Run | None) -> RunError:
 
 
 class _Runner:
-    def __init__(self, context: Context, wanted: Wanted, environment: Mapping[str, str]) -> None:
-        self.context, self.wanted = context, wanted
-        self.environment = {**environment, **config.read_env_file(context.instance.env_file)}
+    def __init__(
+        self, context: Context, wanted: Wanted, environment: Mapping[str, str], again: Callable[[], Context]
+    ) -> None:
+        self.context, self.wanted, self.environment, self.again = context, wanted, environment, again
         self.stop = False  # we are to end
         self.asked = False  # because somebody wants it, and not because the terminal went away
         self.heard = True  # the manager reads what we say
@@ -183,6 +187,7 @@ class _Runner:
     def _gate(self) -> bool:
         """Held as long as it takes; False when it was called off."""
         while not self.stop:
+            self._renew()
             self._say(phase=d.HELD, detail="held by the gate")
             code = self._hook(lambda: gate.gate(self.context))
             if self.stop:
@@ -193,7 +198,13 @@ class _Runner:
             self._say(phase=d.HELD, detail=f"parked: {parked.reason}" if parked else "parked")
             while self.context.parked(self.context.state()) is not None and not self.stop:
                 self._wait(lambda: self.stop, PARKED_POLL)
+                self._renew()
         return False
+
+    def _renew(self) -> None:
+        """What was wrong may be mended in the configuration itself, and this process outlives many a start."""
+        with contextlib.suppress(config.ConfigError):  # as it was, then
+            self.context = self.again()
 
     def _serve(self, api: int) -> str:
         """Until the API has ended; returns systemd's word for why it was ended, "" when it ended by itself."""
@@ -255,8 +266,8 @@ class _Runner:
             os._exit(SHELL_NOT_FOUND)
 
     def _child_environment(self) -> dict[str, str]:
-        account = self.wanted.account
-        return {**self.environment, "HOME": account.home, "USER": account.name, "LOGNAME": account.name}
+        account, secrets = self.wanted.account, config.read_env_file(self.context.instance.env_file)
+        return {**self.environment, **secrets, "HOME": account.home, "USER": account.name, "LOGNAME": account.name}
 
     def _fork(self, work: Callable[[], int]) -> int:
         """A verb in a process of its own, which may handle signals as it likes."""

@@ -95,13 +95,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Judgement:
-    """action: one of vllm_keeper.decision's. doubt: to be looked at more often. canary: one is wanted now."""
+    """action: one of vllm_keeper.decision's. doubt: to be looked at more often. canary: one is wanted now.
+
+    canary_due: when the next one is wanted, on the clock of the looks; None where none is, as things stand.
+    """
 
     verdict: str
     action: str
     reason: str
     doubt: bool = False
     canary: bool = False
+    canary_due: float | None = None
     stalled: float = 0.0
     limit: float = 0.0
 
@@ -117,7 +121,8 @@ def judge(memory: Memory, look: Look, settings: WatchSettings) -> tuple[Memory, 
         return rest, Judgement(before.verdict, before.action, before.reason)
     memory = _count(memory, look)
     judgement = _decide(memory, look, settings)
-    return memory, replace(judgement, canary=_wants_canary(memory, look, settings, judgement))
+    due = _canary_due(memory, look, settings, judgement)
+    return memory, replace(judgement, canary=due is not None and due <= look.at, canary_due=due)
 
 
 def _of_this_process(memory: Memory, look: Look) -> Memory:
@@ -301,14 +306,14 @@ def _learned(memory: Memory, settings: WatchSettings) -> str:
     return f", {settings.stall_factor:g} times the longest step of {duration(memory.longest)}" if learned else ""
 
 
-def _wants_canary(memory: Memory, look: Look, settings: WatchSettings, judgement: Judgement) -> bool:
+def _canary_due(memory: Memory, look: Look, settings: WatchSettings, judgement: Judgement) -> float | None:
     canary = settings.canary
     if not canary.enabled or look.canary.since is not None or look.canary.refused:
-        return False
+        return None
     if judgement.action != d.NONE or judgement.verdict not in ("healthy", "busy") or memory.silent.stalled:
-        return False
+        return None
     # What is in the queue will show whether it moves; one more request would only wait with it.
     if look.counters is not None and (look.counters.running or look.counters.waiting):
-        return False
+        return None
     known = [moment for moment in (memory.progress_at, look.canary.done) if moment is not None]
-    return not known or look.at - max(known) >= canary.every
+    return max(known) + canary.every if known else look.at

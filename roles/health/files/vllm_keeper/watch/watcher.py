@@ -126,13 +126,12 @@ class Watcher:
         self._after(judgement)
         if look.engine_lost or self.memory.silent.stalled:
             return FAST  # the question itself takes its time
-        pause = self.settings.doubt_interval if judgement.doubt else self.settings.interval
-        if not judgement.doubt and self.settings.canary.enabled and not look.canary.refused:
-            # So that an idle server's canary goes out when it is due, and not a look later.
-            due = [moment for moment in (self.memory.progress_at, look.canary.done) if moment is not None]
-            wait = max(due, default=0.0) + self.settings.canary.every - self.clock()
-            pause = min(pause, wait) if wait > FAST else pause
-        return max(FAST, pause - (self.clock() - begun) if not judgement.doubt else pause)
+        if judgement.doubt:
+            return self.settings.doubt_interval
+        again = begun + self.settings.interval
+        if judgement.canary_due is not None and not judgement.canary:
+            again = min(again, judgement.canary_due)  # when it is due, and not a look later
+        return max(FAST, again - self.clock())
 
     # --- seeing ---------------------------------------------------------------------------------------------
 
@@ -156,6 +155,8 @@ class Watcher:
             engine_active = self._workers.look(self.family.workers, begun)
         lost = self._lost(begun)
         fault = self._gpu_fault(begun, pid, process)
+        # Before the counters: a canary that is answered between the two would be progress twice, a look apart.
+        news = self.canary.news
         health, counted, answered = self._ask(begun, lost)
         return Look(
             at=self.clock(),
@@ -165,7 +166,7 @@ class Watcher:
             health=health,
             counters=counted,
             metrics=answered,
-            canary=self.canary.news,
+            canary=news,
             api_active=api_active,
             engine_active=engine_active,
             engine_lost=lost,

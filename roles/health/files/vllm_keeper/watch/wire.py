@@ -50,7 +50,7 @@ class Wire:
         self._deadline = begun + within
 
         def answer(kind: str, detail: str, status: int | None = None, body: bytes = b"") -> Answer:
-            return Answer(kind, f"GET {path}: {detail}", status, time.monotonic() - begun, body)
+            return Answer(kind, f"GET {path.partition('?')[0]}: {detail}", status, time.monotonic() - begun, body)
 
         try:
             status, body = self._exchange(b"GET " + path.encode("ascii") + self._head)
