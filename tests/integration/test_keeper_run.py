@@ -203,6 +203,21 @@ def test_a_bad_argument_is_parked_and_held_until_the_file_changes(rig: Rig) -> N
     rig.ready()
 
 
+def test_one_that_had_run_is_started_at_once_and_one_that_had_not_after_its_delay(rig: Rig) -> None:
+    rig.start("--forever", "--delay", "6")
+    rig.ready()
+    first = time.monotonic()
+    os.kill(rig.api, signal.SIGKILL)
+    until(lambda: rig.phase == "starting")
+    waited = time.monotonic() - first
+    assert waited > 2, "a start that soon after another is slowed down"
+    rig.ready()
+    time.sleep(6.5)
+    api = rig.api
+    os.kill(api, signal.SIGKILL)
+    until(lambda: rig.phase in ("starting", "running") and rig.api != api, 4)
+
+
 def test_what_is_mended_in_the_keeper_s_own_configuration_is_seen_while_parked(rig: Rig) -> None:
     rig.keeper({"model_path": str(rig.folder / "gone")})
     runner = rig.start("--forever", "--delay", "0")

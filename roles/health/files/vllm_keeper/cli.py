@@ -120,7 +120,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", action="append", default=[], type=_limit, metavar="files=N|memlock=BYTES")
     parser.add_argument("--oom-score-adjust", type=int, metavar="N")
     parser.add_argument("--forever", action="store_true", help="start it again after each end")
-    parser.add_argument("--delay", type=_seconds, default=10, help="seconds between an end and the next start")
+    parser.add_argument("--delay", type=_seconds, default=10, help="seconds between two starts at least")
     parser.add_argument("--apart", action="store_true", help="keep what the terminal sends away from the server")
     parser.add_argument("--log", type=Path, help="write what it prints to this file too")
     parser.add_argument("--log-size", type=_count, default=50 << 20, help="bytes of one log file")

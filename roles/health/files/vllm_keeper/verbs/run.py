@@ -46,7 +46,7 @@ class Wanted:
     """command: what to run. account: as whom. limits: {"files": n, "memlock": bytes or -1}; oom_score_adjust.
 
     forever: start again after each end, where nobody else does. apart: in a process group of its own, so that what a
-    terminal sends (Ctrl-C, hang-up) comes to the runner alone.
+    terminal sends (Ctrl-C, hang-up) comes to the runner alone. delay: seconds from a start to the next at least.
     """
 
     command: Sequence[str]
@@ -102,6 +102,7 @@ class _Runner:
         self, context: Context, wanted: Wanted, environment: Mapping[str, str], again: Callable[[], Context]
     ) -> None:
         self.context, self.wanted, self.environment, self.again = context, wanted, environment, again
+        self.begun = float("-inf")  # the last start
         self.stop = False  # we are to end
         self.asked = False  # because somebody wants it, and not because the terminal went away
         self.heard = True  # the manager reads what we say
@@ -150,13 +151,15 @@ class _Runner:
             if self.stop or not self.wanted.forever:
                 return code
             self._say(phase=d.HELD, detail="to be started again")
-            self._wait(lambda: self.stop, self.wanted.delay)
+            # Only one that ends as soon as it begins has to be slowed down.
+            self._wait(lambda: self.stop, self.wanted.delay - (time.monotonic() - self.begun))
             if self.stop:
                 return self._called_off()
 
     def _once(self) -> int:
         if not self._gate():
             return self._called_off()
+        self.begun = time.monotonic()
         api = self._start()
         process = processes.read(api)
         born = process.born if process is not None else 0
