@@ -19,12 +19,12 @@ from lab.soak import soak
 def test_a_server_that_is_only_busy_is_left_alone(lab: client.Lab, measured: Callable[[str], None]) -> None:
     """`make soak` for twenty minutes; here in short."""
     client.wait_until(lambda: client.answers(lab.direct("gpu1"), lab.model), 300, "gpu1 serves")
-    seen = soak("gpu1", 45)
+    seen = soak("gpu1", 30)
     measured(f"soak of gpu1: {seen}")
     assert seen.same_processes
     assert not seen.incidents, seen.incidents
     assert seen.answered > 0
-    assert seen.most_running >= 10, "it was not busy"
+    assert seen.most_waiting > 0, "its queue was never full"
 
 
 @pytest.mark.parametrize(("host", "what"), [("gpu1", "api"), ("gpu2", "engine")])
