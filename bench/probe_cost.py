@@ -7,8 +7,9 @@
 
 CPU seconds, user and system, of whoever looks; what the server spends on its answer is in neither figure. Both look at
 the same server, a stand-in for vLLM whose /metrics is as large as vLLM's. Two kinds of cycle: while requests run, when
-a look is /health, /metrics and the judgement; and while it is idle, when a canary goes with it: a whole completion,
-which the guide's script does not ask for. The script is charged for bash and curl, not for cron's own processes.
+a look is /metrics, and now and then all there is to see; and while it is idle, when a canary goes with it: a whole
+completion, which the guide's script does not ask for. The script is charged for bash and curl, not for cron's own
+processes.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def watcher(site: sites.Site, every: float) -> Watcher:
     built = context.build(site.etc, site.state, site.instances[0].name, Log("bench"))
     watch = replace(built.instance.watch, canary=replace(built.instance.watch.canary, every=every))
     built.instance = replace(built.instance, watch=watch)
-    return Watcher(built, Board())
+    # A cycle is a second of it: of the things that it does every few seconds, each comes as often as it would.
+    return Watcher(built, Board(), clock=lambda: time.monotonic() / PAUSE)
 
 
 def canaries(one: Watcher) -> int:

@@ -23,6 +23,7 @@ NAMES = (
 ALL = "/metrics"
 SOME = f"{ALL}/?{'&'.join(f'name[]=vllm:{name}' for name in NAMES)}"
 LINE = re.compile(rf"^vllm:({'|'.join(NAMES)})(?:\{{([^}}\n]*)\}})? ([^\s]+)".encode(), re.MULTILINE)
+PULSE = re.compile(rb"^vllm:iteration_tokens_total_count(\S*) (\S+)", re.MULTILINE)
 ENGINE = re.compile(rb'\bengine="([^"]*)"')
 RUNNING, WAITING = "num_requests_running", "num_requests_waiting"
 
@@ -51,6 +52,11 @@ class Counters:
     @property
     def waiting(self) -> float:
         return sum(engine.waiting for engine in self.engines.values())
+
+
+def pulse(text: bytes) -> list[tuple[bytes, bytes]]:
+    """(labels, value) of each engine's count of steps, as it stands there: enough to see that all of them go on."""
+    return PULSE.findall(text)
 
 
 def parse(text: bytes) -> Counters | None:

@@ -30,6 +30,8 @@ class Family:
         self.others: list[int] = []  # the API's own processes
         self._handles: dict[int, int] = {}
         self._wake_out, self._wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._events = select.poll()
+        self._events.register(self._wake_out, select.POLLIN)
 
     def close(self) -> None:
         self.adopt(0)
@@ -39,7 +41,7 @@ class Family:
     def adopt(self, pid: int) -> None:
         """Watch this main process from now on; 0 for none."""
         for handle in self._handles.values():
-            os.close(handle)
+            self._let_go(handle)
         self._handles, self.engines, self.workers, self.others = {}, {}, [], []
         main = processes.read(pid, self.proc) if pid else None
         self.main = None if main is None or main.zombie else main
@@ -84,15 +86,15 @@ class Family:
         self.engines.pop(pid, None)
         handle = self._handles.pop(pid, None)
         if handle is not None:
-            os.close(handle)
+            self._let_go(handle)
+
+    def quiet(self) -> bool:
+        """Whether it is known that nobody has ended, and nobody woke us."""
+        return bool(self._handles) and not self._events.poll(0)
 
     def wait(self, seconds: float) -> None:
         """So long, or until one of them ends, or somebody wakes us."""
-        poll = select.poll()
-        poll.register(self._wake_out, select.POLLIN)
-        for handle in self._handles.values():
-            poll.register(handle, select.POLLIN)
-        poll.poll(max(0, int(seconds * 1000)))
+        self._events.poll(max(0, int(seconds * 1000)))
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_out, 4096)
 
@@ -103,3 +105,8 @@ class Family:
     def _hold(self, pid: int) -> None:
         with contextlib.suppress(OSError, AttributeError):  # it has just ended, or the kernel is too old
             self._handles[pid] = os.pidfd_open(pid)
+            self._events.register(self._handles[pid], select.POLLIN)
+
+    def _let_go(self, handle: int) -> None:
+        self._events.unregister(handle)
+        os.close(handle)

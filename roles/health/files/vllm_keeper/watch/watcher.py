@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One instance, looked at again and again: sees, has judged, repairs, remembers.
 
-A look at a server that is well costs two requests on one connection and no process. The manager is asked when
-something has happened, before anything is done, and now and then.
+A look at a server that is well costs a request or two on one connection and no process, and while it visibly goes on
+with its users' work next to no time. The manager is asked when something has happened, before anything is done, and now
+and then.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from vllm_keeper.watch.eject import Ejector
 from vllm_keeper.watch.family import Family
 from vllm_keeper.watch.judgement import Judgement, Look, Memory, judge
 
-ASK_AGAIN = 15.0  # seconds until the manager is asked though nothing happened
+ASK_AGAIN = 60.0  # seconds until the manager is asked though nothing happened
 LOADING = 10.0  # the same while it loads
 NOBODY = 5.0  # and while there is no process
-KIN = 30.0  # and until its processes are listed again
+KIN = 300.0  # and until its processes are listed again: those that end are known at once, and in doubt all are listed
 JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in vain
 FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
+GLANCES = 10.0  # seconds for which a glance will do; less than after which the board is taken for old
 SILENT = ("timeout", "refused", "broken")
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
 PROGRESSES = 2.5  # seconds: an idle server's canary makes progress every second
@@ -88,6 +90,9 @@ class Watcher:
         self._doubt_since: float | None = None
         self._idle_since: float | None = None
         self._looked_at = float("-inf")
+        self._calm_since: float | None = None  # the last whole look, if nothing was wrong or under way at it
+        self._pulse: list[tuple[bytes, bytes]] = []
+        self._unread: tuple[float, bytes] | None = None  # what /metrics said at the last glance, and when
         self._told = ""
         self._seen: deque[str] = deque(maxlen=LOOKS)
         self._saved_longest = self.book.longest
@@ -113,7 +118,11 @@ class Watcher:
     def step(self) -> float:
         """One look and what follows from it; seconds until the next."""
         begun = self.clock()
+        if self._glance(begun):
+            return max(FAST, begun + self.settings.interval - self.clock())
+        self._calm_since = None
         look = self.look(begun)
+        self._read_on(look)
         self.memory, judgement = judge(self.memory, look, self.settings)
         self._note(look, judgement)
         if judgement.action != d.START:
@@ -128,10 +137,37 @@ class Watcher:
             return FAST  # the question itself takes its time
         if judgement.doubt:
             return self.settings.doubt_interval
+        if judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None:
+            self._calm_since = begun
         again = begun + self.settings.interval
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
         return max(FAST, again - self.clock())
+
+    def _glance(self, at: float) -> bool:
+        """Whether one question shows that a server that was well goes on with its users' work.
+
+        Nothing can be held against it then, so it is not even read until something has to be judged. What else there
+        is to see, a whole look sees a few seconds later.
+        """
+        calm = self._calm_since is not None and at - self._calm_since < GLANCES
+        if not calm or not self.family.quiet() or self._mark() != self._state_mark:
+            return False
+        answer = self._server.get(self._metrics, self.settings.timeout)
+        pulse = counters.pulse(answer.body) if answer.kind == "ok" else []
+        before, self._pulse = self._pulse, pulse
+        if not pulse or len(pulse) != len(before) or any(now == then for now, then in zip(pulse, before)):
+            return False
+        self._unread = (self.clock(), answer.body)
+        return True
+
+    def _read_on(self, look: Look) -> None:
+        """What the last glance saw, remembered as the whole look that it stood for."""
+        unread, self._unread = self._unread, None
+        if unread is not None and look.pid == self.memory.pid:
+            at, body = unread
+            seen = Look(at, look.process, look.pid, counters=counters.parse(body), metrics=True, canary=look.canary)
+            self.memory, _judgement = judge(self.memory, seen, self.settings)
 
     # --- seeing ---------------------------------------------------------------------------------------------
 
@@ -192,6 +228,7 @@ class Watcher:
         """(/health where it was asked, what /metrics says, whether it answered)"""
         metrics = self._server.get(self._metrics, self.settings.timeout)
         counted = counters.parse(metrics.body) if metrics.kind == "ok" else None
+        self._pulse = counters.pulse(metrics.body) if metrics.kind == "ok" else []
         if metrics.kind in SILENT:
             return d.Health(metrics.kind, metrics.detail), None, False
         if counted is None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from vllm_keeper.probe import LARGEST_BODY, Answer
 
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 HEAD_END = b"\r\n\r\n"
 LARGEST_HEAD = 1 << 16
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
@@ -112,6 +113,12 @@ class Wire:
 
     def _chunks(self) -> bytes:
         parts: list[bytes] = []
+        size_line, _end, rest = self._read.partition(b"\r\n")
+        if rest.endswith(LAST_CHUNK):  # nearly always all of it is here, in one chunk
+            size = int(size_line.partition(b";")[0], 16)
+            if len(rest) == size + len(LAST_CHUNK):
+                self._read = b""
+                return rest[:size]
         while True:
             size = int(self._line().partition(b";")[0], 16)
             if size == 0:
