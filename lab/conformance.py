@@ -73,9 +73,9 @@ def suite(manager: str, chosen: list[str], keep: bool) -> int:
             began = time.monotonic()
             try:
                 seen = faults.suffer(subject, fault)
-                load = f"load {os.getloadavg()[1]:.0f} on {os.cpu_count()} cores"
-                results[fault] = {"seconds": seen.seconds, "note": ", ".join(filter(None, [seen.note, load]))}
                 shown = "never away" if seen.seconds is None else f"serving again after {seen.seconds:.0f} s"
+                note = "" if seen.note == shown else seen.note
+                results[fault] = {"seconds": seen.seconds, "note": note, "load": round(os.getloadavg()[1])}
                 say(f"{manager}: {fault} PASSED {shown} {seen.note}")
             except Exception as error:
                 bad += 1
@@ -104,6 +104,12 @@ def cell(manager: str, fault: str, result: dict[str, object] | None) -> str:
     return "never away" if seconds is None else f"{float(str(seconds)):.0f} s"
 
 
+def load(results: dict[str, dict[str, object]]) -> str:
+    """Of the machine while they were measured: from - to."""
+    seen = sorted(int(str(one["load"])) for one in results.values() if "load" in one)
+    return f"{seen[0]}-{seen[-1]}" if seen else "unknown"
+
+
 def page() -> str:
     """docs/faults.md: fault x manager, with seconds to serving again."""
     files = {manager: RESULTS / f"{manager}.json" for manager in MANAGERS}
@@ -116,7 +122,8 @@ def page() -> str:
         "What each process manager survives, with real vLLM (the lab's tiny Qwen3-VL on CPU), in seconds until a",
         "completion was answered again. A bare start of vLLM takes 35 to 45 s of these on quiet cores; nothing ran on",
         "a GPU. *by nature*: the manager cannot have this fault, or cannot be saved from it; the reason stands below.",
-        "Starts take longer on a machine that does other things: the notes say how busy it was.",
+        "Starts take longer on a machine that does other things: here it had two cores, and this load while they ran:",
+        f"{'; '.join(f'{manager} {load(results)}' for manager, results in found.items())}.",
         "*not run*: nobody has yet; `python -m lab.conformance --manager M --fault F --write` does.",
         "",
         f"| fault | {' | '.join(found)} |",

@@ -67,6 +67,34 @@ HURT = r"""
 import json, os, signal, sys, time
 name, number, within = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 marks = {"api": "/vllm serve", "engine": "VLLM::EngineCore", "worker": "VLLM::Worker"}
+HEADROOM = 64 << 20
+def hog(pid):
+    # A neighbour in the unit's control group wants more memory than there is: the kernel kills the largest, vLLM's.
+    for line in open(f"/proc/{pid}/cgroup"):
+        number, names, path = line.strip().split(":", 2)
+        if "memory" in names.split(",") or number == "0":
+            group = "/sys/fs/cgroup/memory" + path if names else "/sys/fs/cgroup" + path
+            if names:
+                break
+    used, limit = (
+        (group + "/memory.usage_in_bytes", group + "/memory.limit_in_bytes") if names
+        else (group + "/memory.current", group + "/memory.max")
+    )
+    if not path.endswith(".service"):
+        sys.exit(f"{path}: no control group of a unit's own")
+    before = open(limit).read().strip()
+    if os.fork():
+        return
+    open(group + "/cgroup.procs", "w").write(str(os.getpid()))
+    open(limit, "w").write(str(int(open(used).read()) + HEADROOM))
+    held = []
+    try:
+        for _ in range(int(1.5 * HEADROOM) >> 20):
+            held.append(b"x" * (1 << 20))
+    finally:
+        time.sleep(2)
+        open(limit, "w").write("-1" if names and int(before) > 1 << 60 else before)
+        os._exit(0)
 def find(mark):
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -87,16 +115,20 @@ def find_one(pid):
     except OSError:
         return None
     return None if state[0] in "ZX" else state[19]
-hurt, apis = find(marks[name]), find(marks["api"])
+apis = find(marks["api"])
+hurt = find(marks[name]) if name in marks else {**apis, **find(marks["engine"]), **find(marks["worker"])}
 if not hurt or not apis:
     sys.exit(f"no {name} or no api: {hurt} {apis}")
+many = any if name != "hog" else all  # of the hurt must be left, or it has happened
 began = time.monotonic()
-for pid in hurt:
+if name == "hog":
+    hog(next(iter(apis)))
+for pid in hurt if number else ():
     os.kill(pid, number)
 print(json.dumps({"began": began}), flush=True)
 gone = None
 while time.monotonic() - began < within:
-    if gone is None and not any(alive(pid, born) for pid, born in hurt.items()):
+    if gone is None and not many(alive(pid, born) for pid, born in hurt.items()):
         gone = time.monotonic()
         print(json.dumps({"gone": gone}), flush=True)
     new = set(find(marks["api"])) - set(apis) if gone or not any(alive(p, b) for p, b in apis.items()) else None
@@ -137,7 +169,19 @@ class Fault:
     signal: int = 9
     loaded: bool = False
     before: str = ""  # a command on the keeper's host
+    around: tuple[str, str] = ("", "")  # commands on both, before the fault and once all serve again
 
+
+FAKE = "/srv/fake"
+KMSG = f"{FAKE}/kmsg"
+XID = "4,1,1,-;NVRM: Xid (PCI:0000:3b:00): 31, pid=4711, name=VLLM::EngineCor, MMU Fault: ENGINE GRAPHICS"
+GPU = {"uuid": "GPU-0", "name": "Fake H100", "bus": "00000000:3B:00.0", "recovery_action": 0, "processes": []}
+JOURNAL = "/var/log/journal"
+FULL = (
+    f"mkdir -p {JOURNAL} && mount -t tmpfs -o size=8m,mode=755 tmpfs {JOURNAL} && systemctl restart systemd-journald; "
+    f"dd if=/dev/zero of={JOURNAL}/fill bs=64k 2>/dev/null || true",
+    f"rm -f {JOURNAL}/fill; umount -l {JOURNAL}; systemctl restart systemd-journald",
+)
 
 FAULTS = {
     "kill_api": Fault("SIGKILL of the API", "api"),
@@ -146,6 +190,14 @@ FAULTS = {
     "stop_engine_loaded": Fault("SIGSTOP of the EngineCore, under load", "engine", 19, loaded=True),
     "stop_worker": Fault("SIGSTOP of the worker", "worker", 19),
     "stop_api": Fault("SIGSTOP of the API", "api", 19),
+    "gpu_fault": Fault(
+        "Xid 31 (a fake NVML and kernel log), and the EngineCore stands still",
+        "engine",
+        19,
+        before=f"cat >> {KMSG} <<'E'\n{XID}\nE",
+    ),
+    "memory_hog": Fault("a neighbour takes the unit's memory: the kernel kills", "hog", 0),
+    "disk_full": Fault("SIGKILL of the API while the disk of the logs is full", "api", around=FULL),
     "keeper_killed": Fault("SIGKILL of the keeper, then of the API", "api", before="pkill -KILL -f '[w]atch --listen'"),
     "keeper_stopped": Fault(
         "SIGSTOP of the keeper and of the EngineCore", "engine", 19, before="pkill -STOP -f '[w]atch --listen'"
@@ -223,6 +275,25 @@ def recipe(host: str) -> None:
     client.on(host, "sh", "-c", "systemctl daemon-reload && systemctl enable --now qwen3vl")
 
 
+def fake_gpu(host: str) -> None:
+    """Give the keeper a GPU that does not exist, and a kernel's log that is a file: faults of both can be told it."""
+    path = f"/etc/vllm-keeper/{client.instance()['name']}.json"
+    settings = json.loads(client.on(host, "cat", path))
+    settings["gpu"] |= {
+        "enabled": True, "python": "/usr/bin/python3", "library": f"{FAKE}/fake_pynvml.py", "kernel_log": KMSG
+    }  # fmt: skip
+    client.on(host, "mkdir", "-p", FAKE)
+    for file, text in (
+        (f"{FAKE}/fake_pynvml.py", (ROOT / "tests/fakes/fake_pynvml.py").read_text()),
+        (f"{FAKE}/fake_pynvml.json", json.dumps({"driver": "580.159.04", "gpus": [GPU]})),
+        (KMSG, ""),
+        (path, json.dumps(settings, indent=1)),
+    ):
+        write = ["podman", "exec", "-i", client.container(host), "sh", "-c", f"cat > {file}"]
+        subprocess.run(write, input=text, text=True, check=True)
+    client.on(host, "systemctl", "restart", "vllm-keeper")
+
+
 def lines_of(host: str, script: str, *words: str) -> subprocess.Popen[str]:
     command = ["podman", "exec", client.container(host), "python3", "-c", script, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -258,6 +329,8 @@ def sample(name: str) -> dict[str, Any]:
     clients = {host: Client(lab.direct(host), lab.model) for host in sides} if name != "stop_engine" else {}
     loads = [Client(lab.direct(host), lab.model) for host in sides for _number in range(3)] if fault.loaded else []
     time.sleep(8)
+    for host in sides if fault.around[0] else ():
+        client.on(host, "sh", "-c", fault.around[0])
     if fault.before:
         client.on(KEEPER, "sh", "-c", fault.before)
     barrier = threading.Barrier(2)
@@ -273,6 +346,8 @@ def sample(name: str) -> dict[str, Any]:
     if not clients:  # the hang of an idle server: nobody asked until then
         clients = {host: Client(lab.direct(host), lab.model) for host in sides}
     _finish(sides, clients, lab)
+    for host in sides if fault.around[1] else ():
+        client.on(host, "sh", "-c", fault.around[1], check=False)
     for one in (*clients.values(), *loads):
         one.close()
     for thread in threads:
@@ -388,6 +463,7 @@ def main() -> int:
             ("hosts", lambda: playbook("lab/create.yml")),
             ("site.yml", lambda: playbook("site.yml")),
             ("the recipe on gpu2", lambda: recipe(RECIPE)),
+            ("a fake GPU for the keeper on gpu1", lambda: fake_gpu(KEEPER)),
         ]
         try:
             for text, step in steps:

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm_keeper import decision as d
 from vllm_keeper import exits, remedies, repair
 from vllm_keeper import state as st
 from vllm_keeper.clock import Moment
 from vllm_keeper.config import GateSettings
 from vllm_keeper.context import Context
-from vllm_keeper.managers.base import Completed
+from vllm_keeper.managers.base import Completed, Observed
 from vllm_keeper.signals import GpuFault, faults, gpu
-from vllm_keeper.verbs import gate
+from vllm_keeper.verbs import gate, orders
 
-from tests.unit.keeper.support import DONE, clock_of, context_for
+from tests.unit.keeper.support import DONE, FakeManager, clock_of, context_for
 
 BUDGET = 3
 TOOLS = remedies.Tools
@@ -139,3 +140,29 @@ def test_without_opting_in_the_gate_parks_as_ever(context: Context, rig: Rig) ->
     fail_until_spent(plain)
     assert gate.gate(plain, lambda: 0.0) == exits.PARKED
     assert rig.did() == []
+
+
+class Engine(FakeManager):
+    """Restarts by itself what ends, as Docker does, and runs no gate."""
+
+    HOOKED = False
+
+
+def test_what_a_manager_without_hooks_restarts_in_vain_has_its_rung_before_it_is_parked(
+    context: Context, rig: Rig
+) -> None:
+    fail_until_spent(context)
+    manager = Engine(context.instance, Observed(d.HELD, "restarting, exit status 1", True, None, None, ""))
+    context.manager = manager
+    context.update(lambda state, now: state.starts.append(st.Start(at=now, planned=False)))
+    assert "is spent" in orders.judge(context)
+    assert (rig.did(), manager.calls) == (["nvidia-smi --gpu-reset -i GPU-1"], ["kill", "stop", "start"])
+    assert context.state().parked is None
+    fail(context)
+    plain = replace(context, instance=replace(context.instance, ladder=repair.Settings(reset_gpu=True)))
+    plain.update(lambda state, now: state.starts.append(st.Start(at=now, planned=False)))
+    orders.judge(plain)
+    assert len(rig.did()) == 1
+    assert manager.calls[3:] == ["kill", "stop"]
+    parked = plain.state().parked
+    assert parked is not None and parked.cause == "budget"

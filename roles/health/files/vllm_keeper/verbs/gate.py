@@ -115,7 +115,7 @@ def _gate(context: Context, dice: float, kill: bool) -> int:
 def _decide(context: Context, definition: Definition | None, dice: float, kill: bool) -> d.GateDecision:
     """Decides, takes what the ladder has to offer, and writes down what holds then."""
     climbed: tuple[d.GateDecision, d.GateDecision] | None = None
-    if kill and _may_climb(context):
+    if kill and may_climb(context):
         facts = context.gate_facts(definition, dice)
         state = context.update(d.close_lost)
         before = d.decide_gate(state, context.instance.gate, facts)
@@ -138,7 +138,7 @@ def _decide(context: Context, definition: Definition | None, dice: float, kill: 
     return chosen[0]
 
 
-def _may_climb(context: Context) -> bool:
+def may_climb(context: Context) -> bool:
     """Whether the ladder has anything to offer here that the gate itself does not do."""
     ladder = context.instance.ladder
     return context.instance.gpu.enabled or ladder.reset_gpu or ladder.reboot or ladder.replace

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 
 from vllm_keeper import decision as d
-from vllm_keeper import exits, history
+from vllm_keeper import exits, history, ladder
 from vllm_keeper import state as st
 from vllm_keeper.clock import Moment, duration
 from vllm_keeper.context import Context
@@ -126,6 +126,9 @@ def judge(context: Context) -> str:
         context.log.warning(f"whether it is to be parked is unknown: {error}")
         return ""
 
+    if decision.cause == ladder.SPENT and gate.may_climb(context):
+        return _hand_over(context, decision.reason)
+
     def park(state: st.State, now: Moment) -> None:
         state.parked = st.Parked(now, decision.cause, context.log.clean(decision.reason), facts.config)
         state.intent = None
@@ -134,9 +137,27 @@ def judge(context: Context) -> str:
             start.ended_at, start.end, start.reason = now, st.PURPOSE, "ended to be parked"
 
     if context.try_update(park):
-        context.manager.kill()
-        stopped = context.manager.stop()
-        if stopped.code:
-            context.log.warning(f"parked, but not stopped: {context.manager.why(stopped)}")
+        _end(context)
     context.log.error(f"parked: {decision.reason}. When it is mended: vllm-keeper resume {context.instance.name}")
     return decision.reason
+
+
+def _hand_over(context: Context, reason: str) -> str:
+    """Ends what its manager restarts in vain. The gate, which asks the ladder first, decides about the next start."""
+
+    def close(state: st.State, now: Moment) -> None:
+        start = state.open_start()
+        if start is not None:
+            start.ended_at, start.end, start.reason = now, st.REPAIR, "ended, as it was restarted in vain"
+
+    if context.try_update(close):
+        _end(context)
+        _start(context, 0)
+    return reason
+
+
+def _end(context: Context) -> None:
+    context.manager.kill()
+    stopped = context.manager.stop()
+    if stopped.code:
+        context.log.warning(f"not stopped: {context.manager.why(stopped)}")
