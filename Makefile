@@ -80,6 +80,7 @@ bench: converge ## measurements side by side, each prints a ratio
 	@scripts/step "A run that changes nothing, against facts and a ping" "make bench again" python -m bench.converge
 	@scripts/step "A start through the unit, against bare vllm serve" "make bench again" python -m bench.start
 	@scripts/step "A look of the keeper, against fork and curl" "make bench again" python -m bench.probe_cost
+	@scripts/step "Tokens a second with the watcher, against without" "make bench again" python -m bench.throughput
 	@scripts/step "Hang to kill, crash to start, beside the guide's recipe" "make bench again" python -m bench.keeper
 
 docs: venv ## docs/reference from roles' argument specs and modules' documentation

@@ -48,7 +48,7 @@ def bare(lab: client.Lab, host: str) -> float:
     shown = client.on(host, "systemctl", "show", "-P", "Environment", lab.instance).strip()
     command = BARE.format(name=lab.instance, environment=shown)
     began = time.monotonic()
-    process = subprocess.Popen(["podman", "exec", host, "sh", "-c", command])
+    process = subprocess.Popen(["podman", "exec", client.container(host), "sh", "-c", command])
     try:
         answered(lab, host)
         return time.monotonic() - began

@@ -1,0 +1,100 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What watching costs a busy server: tokens a second with the keeper's watcher and without, in turn, with real vLLM.
+
+    python -m bench.throughput [--rounds 20] [--seconds 15] [--host gpu1]
+
+Users who always have a request under way keep the server at its limit throughout. Tokens are counted by the server
+itself. Each round has a window of each kind, in an order that changes from round to round; what is printed is the
+median of the rounds' ratios, with the 95 % interval that resampling the rounds gives. Goal: 0.5 % lost at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import statistics
+import sys
+import threading
+import time
+
+import requests
+
+from lab import client
+
+GOAL = 0.005
+USERS, TOKENS = 24, 200
+SETTLE = 3.0  # seconds after the watcher came or went, its own start being no part of the figure
+COUNTER = re.compile(r"^vllm:generation_tokens_total\{[^}]*\} (\S+)", re.MULTILINE)
+
+
+def generated(url: str) -> float:
+    """Tokens since the server's start."""
+    return sum(float(value) for value in COUNTER.findall(requests.get(f"{url}/metrics", timeout=10).text))
+
+
+def use(url: str, model: str, stop: threading.Event) -> None:
+    body = {"model": model, "prompt": "Once upon a time", "max_tokens": TOKENS, "ignore_eos": True}
+    while not stop.is_set():
+        try:
+            requests.post(f"{url}/v1/completions", json=body, timeout=120).raise_for_status()
+        except requests.RequestException:
+            stop.wait(0.5)
+
+
+def window(host: str, url: str, watched: bool, seconds: float) -> float:
+    """Tokens a second."""
+    client.on(host, "systemctl", "start" if watched else "stop", "vllm-keeper")
+    time.sleep(SETTLE)
+    began, before = time.monotonic(), generated(url)
+    time.sleep(seconds)
+    return (generated(url) - before) / (time.monotonic() - began)
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """Of the median, 95 %, by resampling."""
+    dice = random.Random(len(ratios))
+    medians = sorted(statistics.median(dice.choices(ratios, k=len(ratios))) for _ in range(4000))
+    return medians[100], medians[3899]
+
+
+def main() -> int:
+    """Measure and print; the keeper watches again afterwards."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=15, help="of one window")
+    parser.add_argument("--host", default="gpu1")
+    options = parser.parse_args()
+    lab = client.Lab.read()
+    url, stop = lab.direct(options.host), threading.Event()
+    client.wait_until(lambda: client.answers(url, lab.model), 600, f"{options.host} serves")
+    users = [threading.Thread(target=use, args=(url, lab.model, stop), daemon=True) for _ in range(USERS)]
+    ratios: list[float] = []
+    try:
+        for user in users:
+            user.start()
+        for number in range(options.rounds):
+            rates = {
+                watched: window(options.host, url, watched, options.seconds)
+                for watched in ((True, False) if number % 2 else (False, True))
+            }
+            ratios.append(rates[True] / rates[False])
+            print(f"  round {number + 1}: watched {rates[True]:.0f}, not {rates[False]:.0f} tokens/s", flush=True)
+    finally:
+        stop.set()
+        client.on(options.host, "systemctl", "start", "vllm-keeper")
+        for user in users:
+            user.join(150)
+    low, high = interval(ratios)
+    lost = 1 - statistics.median(ratios)
+    print(
+        f"throughput with the watcher against without: {1 - lost:.4f} (95 %: {low:.4f} to {high:.4f}), "
+        f"{lost * 100:.2f} % lost (goal {GOAL * 100:g} %)"
+    )
+    return 0 if lost <= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
