@@ -151,3 +151,39 @@ def test_nobody_listens(peer: Peer) -> None:
 
 def test_a_path_that_cannot_be_asked_for(peer: Peer, wire: Wire) -> None:
     assert wire.get("/größe", 1).kind == "broken"
+
+
+def plain(text: bytes) -> bytes:
+    """As vLLM answers."""
+    return chunked(text).replace(b"Trailer: 1\r\n", b"")
+
+
+def test_a_quick_question_has_its_answer_where_the_connection_is_there(peer: Peer, wire: Wire) -> None:
+    assert wire.quick("/x", 5) == b"", "no connection yet"
+    peer.answers = [OK, plain(b"counter 1\n"), plain(b"counter 2\n"), OK]
+    wire.get("/x", 5)
+    assert [b"counter 1" in wire.quick("/x", 5), b"counter 2" in wire.quick("/x", 5)] == [True, True]
+    assert wire.get("/x", 5).body == b"hello"
+    assert peer.connections == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        chunked(b"counter 1\n"),  # with trailers
+        OK,  # not in chunks: where it ends is for get() to find
+        plain(b"counter 1\n").replace(b"200 OK", b"503 Busy"),
+        plain(b"counter 1\n").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1),
+        plain(b"counter 1\n")[:-2],
+        b"garbled",
+        None,
+    ],
+)
+def test_what_is_not_plain_is_left_to_a_whole_question(peer: Peer, wire: Wire, answer: bytes | None) -> None:
+    peer.answers = [OK, answer, OK]
+    wire.get("/x", 5)
+    begun = time.monotonic()
+    assert wire.quick("/x", 0.3) == b""
+    assert time.monotonic() - begun < 1.5
+    assert wire.get("/x", 5).body == b"hello", "on a connection of its own"
+    assert peer.connections == 2

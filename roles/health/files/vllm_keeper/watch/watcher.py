@@ -10,6 +10,7 @@ and then.
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import time
@@ -153,12 +154,11 @@ class Watcher:
         calm = self._calm_since is not None and at - self._calm_since < GLANCES
         if not calm or not self.family.quiet() or self._mark() != self._state_mark:
             return False
-        answer = self._server.get(self._metrics, self.settings.timeout)
-        pulse = counters.pulse(answer.body) if answer.kind == "ok" else []
-        before, self._pulse = self._pulse, pulse
-        if not pulse or len(pulse) != len(before) or any(now == then for now, then in zip(pulse, before)):
+        answer = self._server.quick(self._metrics, self.settings.timeout)
+        before, self._pulse = self._pulse, counters.pulse(answer)
+        if len(before) != len(self._pulse) or not before or any(map(operator.eq, before, self._pulse)):
             return False
-        self._unread = (self.clock(), answer.body)
+        self._unread = (self.clock(), answer)
         return True
 
     def _read_on(self, look: Look) -> None:

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from vllm_keeper.probe import LARGEST_BODY, Answer
 
+PARTS = 3  # head and body often come one after the other
+OK = b"HTTP/1.1 200 "
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 HEAD_END = b"\r\n\r\n"
 LARGEST_HEAD = 1 << 16
@@ -37,6 +39,7 @@ class Wire:
         shown = f"[{self._host}]" if ":" in self._host else self._host
         head = f" HTTP/1.1\r\nHost: {shown}:{self._port}\r\nUser-Agent: vllm-keeper\r\nAccept: */*\r\n\r\n"
         self._head = head.encode()
+        self._requests: dict[str, bytes] = {}
         self._link: socket.socket | None = None
         self._deadline = 0.0
         self._read = b""  # what has come and is not used yet
@@ -67,6 +70,31 @@ class Wire:
         if status == 200:
             return answer("ok", f"200 in {time.monotonic() - begun:.3f} s", 200, body)
         return answer("status", f"status {status}", status, body)
+
+    def quick(self, path: str, within: float) -> bytes:
+        """The answer to a GET, its head before it, when it comes at once as nearly always; else b"", and get() tells.
+
+        A third of what get() takes: for who asks each second and only wants to know whether something has changed.
+        """
+        link, answer = self._link, b""
+        if link is None or self._read:
+            return answer
+        request = self._requests.get(path)
+        if request is None:
+            request = self._requests[path] = b"GET " + path.encode("ascii") + self._head
+        try:
+            link.settimeout(within)
+            link.sendall(request)
+            for _part in range(PARTS):
+                answer += link.recv(1 << 17)
+                if answer.endswith(LAST_CHUNK) or (HEAD_END in answer and not CHUNKED.search(answer)):
+                    break
+        except OSError:
+            pass
+        if answer.startswith(OK) and answer.endswith(LAST_CHUNK) and not CLOSES.search(answer, 0, LARGEST_HEAD):
+            return answer
+        self.close()  # whose the rest is could not be told
+        return b""
 
     def _exchange(self, request: bytes) -> tuple[int, bytes]:
         if self._read:
