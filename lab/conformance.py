@@ -43,7 +43,8 @@ def playbook(manager: str, *words: str) -> None:
     """Run a playbook on the manager's lab; RuntimeError with its last lines."""
     host, scenario, _number = MANAGERS[manager]
     inventories = ["-i", "inventories/lab", *(["-i", f"molecule/{scenario}/inventory"] if scenario else [])]
-    variables = json.dumps({"service_manager": manager, "vllm_target_groups": []})
+    # The canary that is shipped, not the lab's.
+    variables = json.dumps({"service_manager": manager, "vllm_target_groups": [], "health_canary": {}})
     command = ["ansible-playbook", *inventories, "--limit", f"{host},localhost", "-e", variables, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
