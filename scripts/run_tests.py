@@ -24,9 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".cache" / "junit"
 SCENARIOS_AT_ONCE = 3
-# Alone, lint and sanity keep one core busy each: most of lint is ansible-lint's one process, and most of sanity is
-# ansible-test's. Integration mostly waits, and unit computes: it gives way.
-STAGES = (("lint", "sanity"), ("unit", "integration"), ("molecule",))
+# Alone, each keeps one core busy: most of lint is ansible-lint's one process, and most of sanity is ansible-test's.
+SIDE_BY_SIDE = ("lint", "sanity")
 # Files of integration tests that take a minute or more, the longest first: what begins last decides when all are done.
 LONG_FILES = (
     "managed_files", "supervisor", "alb_modules", "adopt", "keeper_sessions", "keeper_run", "locked_environment",
@@ -123,35 +122,16 @@ def longest_first(folder: str) -> list[str]:
 def pytest(group: str) -> Outcome:
     report = RESULTS / f"{group}.xml"
     command = [sys.executable, "-m", "pytest", "-v", "-ra", f"--junitxml={report}", "--dist", "loadfile"]
-    if sys.stdout.isatty():
-        command.append("--color=yes")
     if group == "integration":
         # They mostly wait for processes to come and go. xdist would begin with the files that have the most tests.
         command += ["-n", str((os.cpu_count() or 1) * 2), "--no-loadscope-reorder", *longest_first("tests/integration")]
     else:
-        command = ["nice", "-n", "10", *command, "-n", str(os.cpu_count() or 1), f"tests/{group}"]
-    status = tell(command)
+        command += ["-n", str(os.cpu_count() or 1), f"tests/{group}"]
+    status = subprocess.run(command, cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
     outcome = read_junit(report) if report.exists() else Outcome()
     if status and not outcome.failed:
         outcome.failed.append(f"{group}::pytest (exit status {status})")
     return outcome
-
-
-def tell(command: list[str]) -> int:
-    """Run pytest and tell its lines as they come, but its failures in one piece: another one may tell its own."""
-    rest: list[str] = []
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as run:
-        for line in run.stdout or ():
-            if rest or re.match(r"(\x1b\[[\d;]*m)*=+ (?!.*test session starts)", line):
-                rest.append(line)
-            else:
-                with TELLING:
-                    print(line, end="", flush=True)
-        with TELLING:
-            print("".join(rest), end="", flush=True)
-    return run.returncode
 
 
 def sanity() -> Outcome:
@@ -297,11 +277,10 @@ def main(arguments: list[str]) -> int:
     table: list[str] = []
     groups = wanted(arguments)
     with lab_in_the_background() if "all" in arguments else contextlib.nullcontext():
-        told = []
-        for stage in STAGES:
-            with ThreadPoolExecutor(len(stage)) as pool:
-                jobs = [pool.submit(timed, name, groups[name]) for name in stage if name in groups]
-                told += [job.result() for job in jobs]
+        with ThreadPoolExecutor(len(SIDE_BY_SIDE)) as pool:
+            together = {name: pool.submit(timed, name, run) for name, run in groups.items() if name in SIDE_BY_SIDE}
+            told = [job.result() for job in together.values()]
+        told += [timed(name, run) for name, run in groups.items() if name not in together]
     for outcome, line in told:
         total.extend(outcome)
         table.append(line)
