@@ -71,5 +71,7 @@ def test_each_drift_is_mended_by_its_own_task(lab: client.Lab, hosts: dict[str, 
 
 @pytest.mark.usefixtures("drifted")
 def test_then_nothing_is_left_to_do() -> None:
+    before = fingerprint()
     run = play("--check")
     assert (run.code, run.changed) == (0, {}), run.messages
+    assert fingerprint() == before
