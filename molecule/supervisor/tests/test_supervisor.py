@@ -1,11 +1,13 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real vLLM under Debian's supervisor. What needs no real vLLM: tests/integration/test_supervisor.py."""
+"""Real vLLM under Debian's supervisor, and what differs most there. All faults: make faults.
+
+What needs no real vLLM, such as a restart of supervisor that drains: tests/integration/test_supervisor.py.
+"""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -67,22 +69,6 @@ def test_a_dead_engine_is_replaced(subject: faults.Subject, measured: Callable[[
     """vLLM ends with status 0 then: autorestart=true, and not `unexpected`, brings it back."""
     seen = faults.suffer(subject, "kill_engine")
     measured(f"kill -9 of the engine: serving again after {seen.seconds:.0f} s")
-
-
-def test_a_restart_of_supervisor_drains(subject: faults.Subject, measured: Callable[[str], None]) -> None:
-    before = subject.processes()
-    body = {"model": subject.model, "prompt": "Once", "max_tokens": 300, "ignore_eos": True, "stream": True}
-    subject.on(f"curl -sN -d {json.dumps(json.dumps(body))} -H 'Content-Type: application/json' "
-               "http://127.0.0.1:8000/v1/completions >/tmp/stream 2>&1 &")  # fmt: skip
-    client.wait_until(lambda: len(subject.on("head -c 4096 /tmp/stream")) > 200, 60, "the stream runs", 0.05)
-    began = time.monotonic()
-    subject.on("systemctl restart supervisor", timeout=180)
-    assert '"finish_reason":"length"' in subject.on("tail -n 5 /tmp/stream").replace(" ", "")
-    subject.serves_again(before)
-    measured(f"systemctl restart supervisor: serving again after {time.monotonic() - began:.0f} s")
-    # it answers a moment before the keeper has seen that it does
-    client.wait_until(lambda: subject.status()["verdict"] == "healthy", 60, "the keeper calls it healthy")
-    subject.quiet()
 
 
 def test_a_killed_supervisord_is_replaced_and_leaves_no_orphan(

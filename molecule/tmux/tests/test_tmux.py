@@ -1,7 +1,10 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Real vLLM in a session of tmux; then screen in its place, with the stand-in where real vLLM proves nothing more."""
+"""Real vLLM in a session of tmux; then screen in its place, with the stand-in where real vLLM proves nothing more.
+
+What differs most there. All faults: make faults. With the stand-in: tests/integration/test_keeper_sessions.py.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,6 @@ def test_it_is_in_nobody_s_login(gpu: Host, subject: faults.Subject) -> None:
     """logind ends what is in a session's scope, and cron's restart what is in cron's group."""
     for pid in subject.processes():
         assert "vllm-session-qwen3vl.service" in gpu.check_output(f"cat /proc/{pid}/cgroup")
-
-
-def test_a_killed_api_is_replaced(subject: faults.Subject, measured: Callable[[str], None]) -> None:
-    measured(f"kill -9 of the API: serving again after {faults.suffer(subject, 'kill_api').seconds:.0f} s")
 
 
 def test_a_killed_tmux_comes_back_and_leaves_no_orphan(
