@@ -75,8 +75,7 @@ def suite(manager: str, chosen: list[str], keep: bool) -> int:
             try:
                 seen = faults.suffer(subject, fault)
                 shown = "never away" if seen.seconds is None else f"serving again after {seen.seconds:.0f} s"
-                note = "" if seen.note == shown else seen.note
-                results[fault] = {"seconds": seen.seconds, "note": note, "load": round(os.getloadavg()[1])}
+                results[fault] = {"seconds": seen.seconds, "note": seen.note, "load": round(os.getloadavg()[1])}
                 say(f"{manager}: {fault} PASSED {shown} {seen.note}")
             except Exception as error:
                 bad += 1

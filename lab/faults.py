@@ -278,7 +278,7 @@ def restart_daemon(subject: Subject) -> Seen:
         subject.keeper("check", subject.name, check=False)
     client.wait_until(subject.answers, SERVE_AGAIN, "it serves after the daemon's restart")
     seconds = time.monotonic() - began
-    return Seen(seconds if seconds > 4 else None, "" if seconds > 4 else "never away")
+    return Seen(seconds if seconds > 4 else None)
 
 
 def leftover_engine(subject: Subject) -> Seen:

@@ -266,6 +266,12 @@ def playbook(*words: str, variables: dict[str, Any] | None = None) -> None:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
 
 
+def put(host: str, path: str, text: str) -> None:
+    """Write a file of a host; one that is there keeps its mode."""
+    write = ["podman", "exec", "-i", client.container(host), "sh", "-c", f"cat > {path}"]
+    subprocess.run(write, input=text, text=True, check=True)
+
+
 def recipe(host: str) -> None:
     """Put the guide's unit, script and cron line in the place of ours."""
     shown = client.on(host, "systemctl", "show", "qwen3vl", "-p", "Environment", "--value").strip()
@@ -277,8 +283,8 @@ def recipe(host: str) -> None:
         ("/usr/local/bin/check_vllm.sh", script, "755"),
         ("/etc/cron.d/check_vllm", "*/5 * * * * root /usr/local/bin/check_vllm.sh\n", "644"),
     ):
-        write = ["podman", "exec", "-i", client.container(host), "sh", "-c", f"cat > {path} && chmod {mode} {path}"]
-        subprocess.run(write, input=text, text=True, check=True)
+        put(host, path, text)
+        client.on(host, "chmod", mode, path)
     client.on(host, "sh", "-c", "systemctl daemon-reload && systemctl enable --now qwen3vl")
 
 
@@ -296,8 +302,7 @@ def fake_gpu(host: str) -> None:
         (KMSG, ""),
         (path, json.dumps(settings, indent=1)),
     ):
-        write = ["podman", "exec", "-i", client.container(host), "sh", "-c", f"cat > {file}"]
-        subprocess.run(write, input=text, text=True, check=True)
+        put(host, file, text)
     client.on(host, "systemctl", "restart", "vllm-keeper")
 
 

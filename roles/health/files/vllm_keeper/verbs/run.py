@@ -63,9 +63,7 @@ class RunError(Exception):
     """Nothing was started, and why."""
 
 
-def run(
-    context: Context, wanted: Wanted, environment: Mapping[str, str], again: Callable[[], Context] | None = None
-) -> int:
+def run(context: Context, wanted: Wanted, environment: Mapping[str, str], again: Callable[[], Context]) -> int:
     """AGAIN: the context anew, from its configuration as it is then; ConfigError where that is wrong."""
     other = runfile.living(context.instance.name)
     if other is not None and not runfile.abandoned(other):
@@ -78,7 +76,7 @@ def run(
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     # Waited for one by one: no handler that could come at a bad moment. Children unblock them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    runner = _Runner(context, wanted, environment, again or (lambda: context))
+    runner = _Runner(context, wanted, environment, again)
     if other is not None and not runner.take_over(other):
         return exits.OK
     # Two that begin at the same moment: the file of neither was there to be seen.

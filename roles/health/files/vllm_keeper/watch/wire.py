@@ -39,7 +39,6 @@ class Wire:
         shown = f"[{self._host}]" if ":" in self._host else self._host
         head = f" HTTP/1.1\r\nHost: {shown}:{self._port}\r\nUser-Agent: vllm-keeper\r\nAccept: */*\r\n\r\n"
         self._head = head.encode()
-        self._requests: dict[str, bytes] = {}
         self._link: socket.socket | None = None
         self._deadline = 0.0
         self._read = b""  # what has come and is not used yet
@@ -79,12 +78,9 @@ class Wire:
         link, answer = self._link, b""
         if link is None or self._read:
             return answer
-        request = self._requests.get(path)
-        if request is None:
-            request = self._requests[path] = b"GET " + path.encode("ascii") + self._head
         try:
             link.settimeout(within)
-            link.sendall(request)
+            link.sendall(b"GET " + path.encode("ascii") + self._head)
             for _part in range(PARTS):
                 answer += link.recv(1 << 17)
                 if answer.endswith(LAST_CHUNK) or (HEAD_END in answer and not CHUNKED.search(answer)):
@@ -141,12 +137,6 @@ class Wire:
 
     def _chunks(self) -> bytes:
         parts: list[bytes] = []
-        size_line, _end, rest = self._read.partition(b"\r\n")
-        if rest.endswith(LAST_CHUNK):  # nearly always all of it is here, in one chunk
-            size = int(size_line.partition(b";")[0], 16)
-            if len(rest) == size + len(LAST_CHUNK):
-                self._read = b""
-                return rest[:size]
         while True:
             size = int(self._line().partition(b";")[0], 16)
             if size == 0:
