@@ -131,9 +131,8 @@ def test_a_server_is_told_of_its_own_faults_until_it_is_started_anew(host: Host)
     assert host.causes("a", 1) == host.causes("b", 2, devices=("1",)) == []
     host.write(RESET)
     assert host.causes("a", 1) == ["xid_95"] and host.causes("b", 2, devices=("1",)) == []
-    assert host.signals.urgent("b", 2, 10, ("1",), (2,)) is None
-    fault = host.signals.urgent("a", 1, 10, ("0",), (1,))
-    assert fault is not None and (fault.cause, fault.remedy) == ("xid_95", "reset_gpu")
+    (fault,) = host.signals.faults("a", 1, 10, ("0",), (1,))
+    assert (fault.remedy, fault.urgent) == ("reset_gpu", True)
     host.now += 60
     assert host.causes("a", 3, age=5) == []  # another process, begun after it
     host.say({**CARD, "recovery_action": 1}, OTHER)

@@ -25,6 +25,7 @@ from vllm_keeper.clock import Moment
 from vllm_keeper.config import Instance
 from vllm_keeper.managers.base import Completed, ManagerError, Observed
 from vllm_keeper.probe import Answer
+from vllm_keeper.signals import GpuFault
 from vllm_keeper.watch import evidence
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.fleet import FleetSettings
@@ -46,6 +47,16 @@ class Reviver(FakeManager):
 
     def revive(self) -> Completed:
         return self._do("revive")
+
+
+class FakeGpus:
+    """In HostSignals' place: reports what it is told to."""
+
+    def __init__(self, *reported: GpuFault) -> None:
+        self.reported = list(reported)
+
+    def faults(self, *_asked: object) -> list[GpuFault]:
+        return self.reported
 
 
 class Api:
@@ -400,6 +411,25 @@ def test_a_hung_server_is_killed_and_started_and_all_of_it_is_written_down(
     assert rig.shown.repairs == {"hung": 1}
     assert rig.shown.detection[0] == rig.shown.recovery[0] == 1
     assert rig.shown.recovery[1] == incident.served_again
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_a_hang_is_told_with_what_the_gpu_reported_and_found_no_later(rig: Rig, urgent: bool) -> None:
+    rig.serve()
+    gpus = FakeGpus()
+    rig.watch().gpus = gpus  # type: ignore[assignment]
+    rig.api.step, rig.api.running = 1, 5
+    rig.go(5)
+    assert (rig.shown.verdict, rig.incidents) == ("healthy", [])
+    gpus.reported.append(GpuFault("GPU-0", "xid_31", "Xid 31 on GPU-0: MMU Fault", "restart_application", urgent))
+    rig.go(5)
+    assert (rig.shown.verdict, rig.incidents) == ("healthy", []), "who makes progress does not feel it"
+    rig.api.step = 0
+    assert rig.go(60, lambda: rig.manager.calls) <= FOUND
+    (incident,) = rig.incidents
+    assert incident.verdict == "hung"
+    assert incident.reason.startswith("5 requests run and 0 wait and no progress for ")
+    assert incident.reason.endswith("; Xid 31 on GPU-0: MMU Fault")
 
 
 def test_one_whose_processes_want_a_cpu_gets_patience(rig: Rig) -> None:

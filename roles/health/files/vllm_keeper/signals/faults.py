@@ -146,12 +146,6 @@ class HostSignals:
             baseline = server.baseline
         return combine(readings, now - looked, baseline, reported, self.settings, self.table, pids)
 
-    def urgent(
-        self, name: str, pid: int, age: float | None, devices: Sequence[str] | None, pids: Collection[int]
-    ) -> GpuFault | None:
-        """The worst of those with which the work cannot go on."""
-        return worst(fault for fault in self.faults(name, pid, age, devices, pids) if fault.urgent)
-
     def forget(self, name: str) -> None:
         with self._lock:
             self._servers.pop(name, None)

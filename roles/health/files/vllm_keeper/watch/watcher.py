@@ -25,7 +25,7 @@ from vllm_keeper.aws import Aws, AwsError
 from vllm_keeper.clock import duration
 from vllm_keeper.context import Context
 from vllm_keeper.managers import ManagerError
-from vllm_keeper.signals import GpuFault
+from vllm_keeper.signals import GpuFault, worst
 from vllm_keeper.signals.faults import HostSignals
 from vllm_keeper.verbs import check, orders
 from vllm_keeper.watch import counters, evidence, fleet, wire
@@ -245,8 +245,13 @@ class Watcher:
         """One with which the work cannot go on, and does not: who still makes progress does not feel it."""
         if self.gpus is None or at - (self.memory.progress_at or at) < PROGRESSES:
             return None
+        return worst(fault for fault in self._gpu_faults(pid, process) if fault.urgent)
+
+    def _gpu_faults(self, pid: int, process: d.Observation) -> list[GpuFault]:
+        if self.gpus is None:
+            return []
         family = [pid, *self.family.workers, *self.family.others]
-        return self.gpus.urgent(self.name, pid, process.process_age, self.context.instance.gpu.devices, family)
+        return self.gpus.faults(self.name, pid, process.process_age, self.context.instance.gpu.devices, family)
 
     def _lost(self, at: float) -> int:
         pid = self.family.lost()
@@ -332,7 +337,13 @@ class Watcher:
         self._count("dead", 0.0)
         self._save()
 
+    def _with_gpus(self, look: Look, judgement: Judgement) -> Judgement:
+        """A hang, told with what its GPUs have reported: that is what whoever reads it has to look into."""
+        found = worst(self._gpu_faults(look.pid, look.process)) if judgement.verdict == "hung" else None
+        return judgement if found is None else replace(judgement, reason=f"{judgement.reason}; {found.evidence}")
+
     def _act(self, look: Look, judgement: Judgement) -> float:
+        judgement = self._with_gpus(look, judgement)
         held = self._held_back(look, judgement)
         if held is not None:
             return held
