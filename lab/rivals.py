@@ -336,14 +336,14 @@ def hurt(host: str, fault: Fault, side: Side, start: threading.Barrier) -> float
     process = lines_of(host, HURT, fault.process, str(fault.signal), str(LIMIT))
     for line in process.stdout or ():
         told.update(json.loads(line))
+        side.gone = told["gone"] - told["began"] if "gone" in told else None
+        side.new = told["new"] - told["began"] if "new" in told else None
         if side.note == "cut" and "new" not in told:
             process.kill()
             break
     process.wait()
     if "began" not in told:
         raise RuntimeError(f"{host}: {process.stderr.read() if process.stderr else ''}")
-    side.gone = told["gone"] - told["began"] if "gone" in told else None
-    side.new = told["new"] - told["began"] if "new" in told else None
     return told["began"]
 
 
@@ -413,7 +413,8 @@ def _finish(sides: dict[str, Side], clients: dict[str, Client], lab: client.Lab)
     if not serves(KEEPER):
         sides[KEEPER].note = "did not come back"
     settle = time.monotonic() + 90
-    while time.monotonic() < settle and not serves(RECIPE):
+    # Where nothing has ended until now, its unit has nothing to start.
+    while sides[RECIPE].gone is not None and time.monotonic() < settle and not serves(RECIPE):
         time.sleep(1)
     if serves(RECIPE):
         return None
