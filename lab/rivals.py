@@ -225,6 +225,7 @@ class Side:
     lost: int = 0
     note: str = ""
     checked: float | None = None  # when the recipe's script was run by hand
+    began: float | None = None  # when the harm was done, on the clock that all containers share
 
     def seconds(self, name: str) -> float | None:
         """Of `gone`, `out`, `new` or `again`, as they would be had cron run the script."""
@@ -329,13 +330,14 @@ def lines_of(host: str, script: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def hurt(host: str, fault: Fault, side: Side, start: threading.Barrier) -> float:
-    """Do the harm; when it was done, on the clock that all containers share."""
+def hurt(host: str, fault: Fault, side: Side, start: threading.Barrier) -> None:
+    """Do the harm, and tell SIDE what became of it."""
     start.wait()
     told: dict[str, float] = {}
     process = lines_of(host, HURT, fault.process, str(fault.signal), str(LIMIT))
     for line in process.stdout or ():
         told.update(json.loads(line))
+        side.began = told["began"]
         side.gone = told["gone"] - told["began"] if "gone" in told else None
         side.new = told["new"] - told["began"] if "new" in told else None
         if side.note == "cut" and "new" not in told:
@@ -344,7 +346,6 @@ def hurt(host: str, fault: Fault, side: Side, start: threading.Barrier) -> float
     process.wait()
     if "began" not in told:
         raise RuntimeError(f"{host}: {process.stderr.read() if process.stderr else ''}")
-    return told["began"]
 
 
 def sample(name: str) -> dict[str, Any]:
@@ -366,12 +367,7 @@ def sample(name: str) -> dict[str, Any]:
     if fault.before:
         client.on(KEEPER, "sh", "-c", fault.before)
     barrier = threading.Barrier(2)
-    began: dict[str, float] = {}
-
-    def harm(host: str) -> None:
-        began[host] = hurt(host, fault, sides[host], barrier)
-
-    threads = [threading.Thread(target=harm, args=(host,)) for host in sides]
+    threads = [threading.Thread(target=hurt, args=(host, fault, sides[host], barrier)) for host in sides]
     for thread in threads:
         thread.start()
     time.sleep(3)
@@ -386,7 +382,9 @@ def sample(name: str) -> dict[str, Any]:
         thread.join(60)
     states.kill()
     for host, side in sides.items():
-        at = began[host]
+        at = side.began
+        if at is None:
+            raise RuntimeError(f"{host}: no harm was done")
         side.checked = checked - at if checked is not None and host == RECIPE else None
         side.out = next(
             (c["at"] - at for c in changes if c["server"] == host and not c["usable"] and c["at"] > at), None
@@ -406,7 +404,9 @@ def _finish(sides: dict[str, Side], clients: dict[str, Client], lab: client.Lab)
     """Until both serve again, or it is certain that one will not; when the recipe's script was run by hand."""
 
     def serves(host: str) -> bool:
-        recent = [good for first, _last, good in sorted(clients[host].results)[-3:]]
+        # Who was asked before the fault says nothing, and who hangs has not said anything yet.
+        at = sides[host].began
+        recent = [good for first, _last, good in sorted(clients[host].results) if at is not None and first > at][-3:]
         return len(recent) == 3 and all(recent)
 
     end = time.monotonic() + LIMIT
