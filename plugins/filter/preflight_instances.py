@@ -25,8 +25,11 @@ EXAMPLES = r"""
 - name: Show what the preflight is told
   ansible.builtin.debug:
     msg: "{{ none | steadfast.vllm.instances | steadfast.vllm.preflight_instances }}"
-  # => [{"name": "qwen3vl", "port": 8000, "host": "0.0.0.0", "unit": "qwen3vl.service", "model_source": "hub",
-  #      "model_path": "/var/lib/vllm/models/Qwen--Qwen3-VL-8B-Instruct/main", "files": null}]
+  # => [{"name": "qwen3vl", "port": 8000, "host": "0.0.0.0", "unit": "qwen3vl.service",
+  #      "model": "Qwen/Qwen3-VL-8B-Instruct", "model_source": "hub",
+  #      "model_path": "/var/lib/vllm/models/Qwen--Qwen3-VL-8B-Instruct/main", "gpus": null,
+  #      "files": null, "limits": [],
+  #      "arguments": {"tensor-parallel-size": 1, "max-model-len": 1024, "gpu-memory-utilization": 0.95}}]
 """
 
 RETURN = r"""

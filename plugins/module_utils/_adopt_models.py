@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _derive, _host, _hub_fetch
 from ansible_collections.steadfast.vllm.plugins.module_utils._adopt_entry import Model
-from ansible_collections.steadfast.vllm.plugins.module_utils._preflight import human
+from ansible_collections.steadfast.vllm.plugins.module_utils._findings import human
 
 SNAPSHOT = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -96,7 +96,7 @@ def _snapshot(folder: Path, revision: str) -> Path | None:
 
 def _whole(snapshot: Path, repository: str, commit: str) -> Model:
     """A snapshot with all that its index names; one that is cut off counts as none."""
-    whole = _host.config_state(snapshot) == "ok" and not _host.absent_shards(snapshot)
+    whole = _host.config_of(snapshot)[0] == "ok" and not _host.absent_shards(snapshot)
     if not whole or not all(os.path.exists(item) for item in files(snapshot)):
         return Model("missing")
     return Model("snapshot", str(snapshot), repository, commit)

@@ -16,11 +16,10 @@ import typing as t
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _manifest, _preflight, _sockets
+from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_host, _manifest, _preflight, _sockets
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Entry
 
-# argv -> (exit status, standard output, standard error); raises OSError where there is no such program.
-Runner = t.Callable[[list[str]], tuple[int, str, str]]
+Runner = _gpu_host.Runner
 
 UNIT_FOLDERS = (
     "/etc/systemd/system",
@@ -63,7 +62,7 @@ def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "models": {
             instance["model_path"]: model(instance["model_path"], wanted["service_user"])
             for instance in instances
-            if instance["model_source"] == "path"
+            if instance["model_source"] == "path" or (instance["model_path"] and there(instance["model_path"]))
         },
         "disks": {need["path"]: filesystem(need["path"]) for need in wanted["disk"]},
         "existing": [need["unless"] for need in wanted["disk"] if need["unless"] and there(need["unless"])],
@@ -74,6 +73,32 @@ def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "tasks_max": tasks_max(),
         "container": in_container(),
         "time_daemons": time_daemons(),
+        **hardware(wanted, our_files, run),
+    }
+
+
+def hardware(wanted: Mapping[str, t.Any], our_files: Sequence[str], run: Runner) -> dict[str, t.Any]:
+    """GPUs, their driver, and what is around them."""
+    driver = _gpu_host.loaded()
+    # Without CUDA nobody asks for it; without the module it would only fail, or load one.
+    told = _gpu_host.smi(run) if wanted["cuda"] and driver else None
+    if told is not None:
+        units = {instance["unit"] for instance in wanted["instances"]}
+        units |= {Path(path).name for path in our_files if path.endswith(".service")}
+        in_docker = any(path.startswith("/etc/vllm/compose/") for path in our_files)
+        for process in runs(told["processes"]):
+            cgroup = text_of(f"/proc/{process['pid']}/cgroup")
+            ours = _sockets.unit_of(cgroup) in units or process["run"] is not None
+            process["ours"] = ours or (in_docker and "docker" in cgroup)
+            process["command"] = text_of(f"/proc/{process['pid']}/comm") or "gone"
+    return {
+        "gpus": _gpu_host.gpus(),
+        "driver": driver,
+        "smi": told,
+        "secure_boot": _gpu_host.secure_boot(),
+        "instance_type": _gpu_host.instance_type(),
+        "iommu": _gpu_host.iommu(),
+        "memory_total": _gpu_host.memory_total(),
     }
 
 
@@ -234,6 +259,7 @@ def model(path: str, user: str) -> dict[str, t.Any]:
         "kind": "folder",
         "unreadable": [],
         "config": "missing",
+        "content": None,
         "weights": [],
         "absent": [],
         "bytes": 0,
@@ -252,27 +278,29 @@ def _inside(folder: Path, user: str) -> dict[str, t.Any]:
     weights = [item for item in files if item.suffix in _preflight.WEIGHTS]
     # What vLLM reads: files in the folder itself. A hidden one (.gitattributes) may well be private.
     read = [folder, *(item for item in files if not item.name.startswith("."))]
+    state, content = config_of(folder)
     return {
         "weights": [item.name for item in weights],
         "bytes": sum(item.stat().st_size for item in weights),
-        "config": config_state(folder),
+        "config": state,
+        "content": content,
         "absent": absent_shards(folder),
         "unreadable": unreadable([str(item) for item in read], user),
     }
 
 
-def config_state(folder: Path) -> str:
-    """Whether the model says what it is: config.json, or params.json in Mistral's own format."""
+def config_of(folder: Path) -> tuple[str, dict[str, t.Any] | None]:
+    """(ok or what is wrong, content) of config.json, or of params.json in Mistral's own format."""
     named = folder / "config.json"
     if not named.is_file():
         named = folder / "params.json"
     try:
         content = json.loads(named.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return "missing"
+        return "missing", None
     except (OSError, ValueError) as failure:
-        return " ".join(str(failure).split())
-    return "ok" if isinstance(content, dict) else "not a JSON object"
+        return " ".join(str(failure).split()), None
+    return ("ok", content) if isinstance(content, dict) else ("not a JSON object", None)
 
 
 def absent_shards(folder: Path) -> list[str]:

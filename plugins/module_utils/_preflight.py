@@ -15,8 +15,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
-Seen = Mapping[str, t.Any]
-Wanted = Mapping[str, t.Any]
+from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_checks
+from ansible_collections.steadfast.vllm.plugins.module_utils._findings import (
+    Check,
+    Finding,
+    Seen,
+    Wanted,
+    error,
+    fine,
+    human,
+    warning,
+)
 
 MIB = 2**20
 
@@ -49,41 +58,6 @@ WITHOUT_GROUPS = ("supervisor", "tmux", "screen")
 # What vLLM reads weights from.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 TIME_DAEMONS = ("chronyd", "ntpd", "ntpsec", "openntpd", "systemd-timesyn", "phc2sys")
-
-
-class Finding(t.TypedDict):
-    """One thing that was looked at. cause, evidence and fix say why it is a problem, or what was seen."""
-
-    check: str
-    ok: bool
-    severity: str
-    cause: str
-    evidence: str
-    fix: str
-
-
-Check = t.Callable[[Wanted, Seen], Iterator[Finding]]
-
-
-def fine(check: str, evidence: str) -> Finding:
-    return Finding(check=check, ok=True, severity="none", cause="", evidence=evidence, fix="")
-
-
-def error(check: str, cause: str, evidence: str, fix: str) -> Finding:
-    return Finding(check=check, ok=False, severity="error", cause=cause, evidence=evidence, fix=fix)
-
-
-def warning(check: str, cause: str, evidence: str, fix: str) -> Finding:
-    return Finding(check=check, ok=False, severity="warning", cause=cause, evidence=evidence, fix=fix)
-
-
-def human(size: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def root(_wanted: Wanted, seen: Seen) -> Iterator[Finding]:
@@ -384,10 +358,11 @@ def clock(_wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         )
 
 
-# The GPU stage is what can be seen once the driver is there.
-STAGES: dict[str, tuple[Check, ...]] = {
-    "host": (root, distribution, machine, manager, units, ports, models, disk, python, shm, enforced, limits, clock),
-}
+HOST: tuple[Check, ...] = (
+    root, distribution, machine, manager, units, ports, models, disk, python, shm, enforced, limits, clock,
+)  # fmt: skip
+# The second is for when driver and models have come.
+STAGES: dict[str, tuple[Check, ...]] = {"host": (*HOST, *_gpu_checks.CHECKS), "gpu": _gpu_checks.CHECKS}
 
 
 def judge(stage: str, wanted: Wanted, seen: Seen) -> list[Finding]:
@@ -395,22 +370,14 @@ def judge(stage: str, wanted: Wanted, seen: Seen) -> list[Finding]:
     return [finding for check in STAGES[stage] for finding in check(wanted, seen)]
 
 
-def told(findings: Sequence[Finding], severity: str) -> str:
-    """The findings of a severity as one message, a line each."""
-    return "\n".join(
-        f"{finding['check']}: {finding['cause']} ({finding['evidence']}): {finding['fix']}"
-        for finding in findings
-        if finding["severity"] == severity
-    )
-
-
 def plan(instances: Sequence[Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
     """What the module needs to know of normalised instances: nothing secret, so that all of it may be logged."""
-    keys = ("name", "port", "host", "unit", "model_source", "model_path")
+    keys = ("name", "port", "host", "unit", "model", "model_source", "model_path", "gpus")
     return [
         {
             **{key: item[key] for key in keys},
             "files": item["limits"]["files"],
+            "arguments": _gpu_checks.arguments(item["serve"]),
             "limits": [name for name, value in item["limits"].items() if value not in (None, "infinity")],
         }
         for item in instances

@@ -15,6 +15,9 @@ description:
     cause, what was seen, and what to do.
   - Privileges, distribution, processor and service manager; units and ports that others hold; models that are paths;
     disk space, Python, C(/dev/shm), limits and the clock.
+  - GPUs, their driver against the CUDA that vLLM is built for, GPU memory against the model's weights and cache, and
+    who holds memory now; all of this only where O(cuda) is given. What is not known, such as the memory of a card that
+    has no driver yet and is in no table, is not held against a host.
   - A port that is held by a unit which this collection wrote, or by a server below the keeper's runner, is not a
     problem, so a host that serves passes.
   - Of a process that is in the way, it tells id, command name, user and unit, never arguments, which may hold secrets.
@@ -23,9 +26,11 @@ extends_documentation_fragment:
   - steadfast.vllm.attributes.info
 options:
   stage:
-    description: What is looked at. V(host) is what can be known before a driver is installed.
+    description:
+      - What is looked at. V(host) is all that can be known before anything is installed.
+      - V(gpu) is what concerns GPUs, to be asked again once driver and models are there.
     type: str
-    choices: [host]
+    choices: [host, gpu]
     default: host
   instances:
     description: The planned instances, as P(steadfast.vllm.preflight_instances#filter) makes them.
@@ -53,8 +58,23 @@ options:
         choices: [path, hub]
         default: hub
       model_path:
-        description: The folder of the model. Looked at if O(instances[].model_source=path).
+        description: The folder of the model. If O(instances[].model_source=path), it must be whole.
         type: str
+      model:
+        description: The model's name on the hub. Of some, it is known what they take before they are fetched.
+        type: str
+      gpus:
+        description:
+          - Indices or identifiers of the GPUs that the instance may use. All, if not given; an empty list is none.
+        type: list
+        elements: raw
+      arguments:
+        description:
+          - Options of C(vllm serve). Looked at are C(tensor-parallel-size), C(pipeline-parallel-size),
+            C(data-parallel-size), C(max-model-len), C(gpu-memory-utilization), C(dtype), C(kv-cache-dtype),
+            C(quantization), C(cpu-offload-gb) and C(kv-offloading-size).
+        type: dict
+        default: {}
       files:
         description: How many files the instance's limits let it open.
         type: int
@@ -106,6 +126,16 @@ options:
   python:
     description: The interpreter for vLLM's environment, such as V(/usr/bin/python3). Not looked at if not given.
     type: path
+  cuda:
+    description:
+      - The version of CUDA that vLLM is built for, such as V(13.0). Without it, GPUs are not looked at.
+      - P(steadfast.vllm.lock_cuda#filter) reads it from a lock.
+    type: str
+    default: ""
+  driver_version:
+    description: The version of NVIDIA's driver that will be installed. If not given, the one that runs must do.
+    type: str
+    default: ""
   shm_bytes:
     description: How large C(/dev/shm) must be.
     type: int
@@ -135,6 +165,17 @@ EXAMPLES = r"""
     instances:
       - {name: qwen3vl, port: 8000}
   register: preflight
+
+- name: Ask whether the model fits into the GPU, before any of it is fetched
+  steadfast.vllm.vllm_preflight_info:
+    stage: gpu
+    cuda: "13.0"
+    instances:
+      - name: qwen3vl
+        port: 8000
+        model: Qwen/Qwen3-VL-8B-Instruct
+        arguments: {max-model-len: 32768, gpu-memory-utilization: 0.95}
+  become: true
 
 - name: Show what is wrong
   ansible.builtin.debug:
@@ -212,15 +253,22 @@ findings:
       sample: ""
 """
 
+import re
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.steadfast.vllm.plugins.module_utils import _host, _packages, _preflight
+from ansible_collections.steadfast.vllm.plugins.module_utils import (
+    _findings,
+    _gpu_checks,
+    _host,
+    _packages,
+    _preflight,
+)
 
 
 def argument_spec() -> dict[str, t.Any]:
     return {
-        "stage": {"type": "str", "choices": ["host"], "default": "host"},
+        "stage": {"type": "str", "choices": ["host", "gpu"], "default": "host"},
         "instances": {
             "type": "list",
             "elements": "dict",
@@ -232,6 +280,9 @@ def argument_spec() -> dict[str, t.Any]:
                 "unit": {"type": "str"},
                 "model_source": {"type": "str", "choices": ["path", "hub"], "default": "hub"},
                 "model_path": {"type": "str"},
+                "model": {"type": "str"},
+                "gpus": {"type": "list", "elements": "raw"},
+                "arguments": {"type": "dict", "default": {}},
                 "files": {"type": "int"},
                 "limits": {"type": "list", "elements": "str", "default": []},
             },
@@ -257,6 +308,8 @@ def argument_spec() -> dict[str, t.Any]:
         },
         "packages": {"type": "list", "elements": "str", "default": []},
         "python": {"type": "path"},
+        "cuda": {"type": "str", "default": ""},
+        "driver_version": {"type": "str", "default": ""},
         "shm_bytes": {"type": "int", "default": _preflight.SHM_BYTES},
         "manifest_directory": {"type": "path", "default": "/var/lib/steadfast"},
         "fail": {"type": "bool", "default": False},
@@ -266,7 +319,14 @@ def argument_spec() -> dict[str, t.Any]:
 def wanted(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The options, nothing left open, and each version as text: YAML reads 12 and 22.04 as numbers."""
     instances = [
-        {**item, "unit": item["unit"] or f"{item['name']}.service", "host": item["host"] or "::"}
+        {
+            **item,
+            "unit": item["unit"] or f"{item['name']}.service",
+            "host": item["host"] or "::",
+            "arguments": _gpu_checks.arguments(item["arguments"]),
+            # An index may have come as text, as options do that go through a template.
+            "gpus": item["gpus"] and [int(gpu) if str(gpu).isdecimal() else str(gpu) for gpu in item["gpus"]],
+        }
         for item in params["instances"]
     ]
     supported = {
@@ -278,6 +338,9 @@ def wanted(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    for option, example in (("cuda", "13.0"), ("driver_version", "580.95.05")):
+        if not re.fullmatch(r"(\d+(\.\d+)*)?", module.params[option]):
+            module.fail_json(msg=f"{option}: {module.params[option]} is no version: write numbers, such as {example}")
     plan = wanted(module.params)
 
     def run(argv: list[str]) -> tuple[int, str, str]:
@@ -286,7 +349,7 @@ def main() -> None:
 
     seen = _host.look(plan, run)
     findings = _preflight.judge(plan["stage"], plan, seen)
-    problems, hints = _preflight.told(findings, "error"), _preflight.told(findings, "warning")
+    problems, hints = _findings.told(findings, "error"), _findings.told(findings, "warning")
     for line in hints.splitlines():
         module.warn(line)
     result = {

@@ -119,7 +119,7 @@ from collections.abc import Mapping
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steadfast.vllm.plugins.module_utils import _adopt_found, _adopt_models, _adopt_stop
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner, runner
-from ansible_collections.steadfast.vllm.plugins.module_utils._preflight import human
+from ansible_collections.steadfast.vllm.plugins.module_utils._findings import human
 
 SECRET_LINE = re.compile(r"([A-Za-z_]\w*): !unsafe (\".*\")")
 HEADER = "# Secrets of servers that were taken over. Written by steadfast.vllm.vllm_takeover, for root alone."

@@ -25,6 +25,8 @@ else:
 # "# requires-python: >=3.11,<3.15": what the lock itself says about where it holds.
 DIRECTIVE = re.compile(r"^#\s*(requires-python|need-bytes):\s*(.+?)\s*$")
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?P<extras>\[[^\]]*\])?\s*==\s*(?P<version>[^\s;*]+)$")
+# nvidia-cuda-runtime since CUDA 13, nvidia-cuda-runtime-cu12 before.
+CUDA_RUNTIME = re.compile(r"^nvidia-cuda-runtime(?:-cu\d+)?==(?P<version>\d+\.\d+)\S*(?P<rest>[^\n]*)", re.MULTILINE)
 DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
@@ -194,3 +196,21 @@ def parse(text: str) -> Lock:
 def below_minimum(version: str, minimum: str) -> bool:
     """Whether a version is older than the oldest one allowed. Local versions (1.0+cpu) count as their public one."""
     return Version(Version(version).public) < Version(minimum)
+
+
+def cuda(text: str, machine: str) -> str:
+    """The version (13.0) of the CUDA runtime that a lock brings to a Linux host, "" for none. Raises LockError.
+
+    Reads no other line, so that a lock of thousands need not be parsed for each host.
+    """
+    if PACKAGING_ERROR:
+        raise LibraryMissing from PACKAGING_ERROR
+    here = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": machine}
+    for found in CUDA_RUNTIME.finditer(text):
+        marker = re.split(r"\\|\s--", found["rest"].partition(";")[2])[0].strip()
+        try:
+            if not marker or Marker(marker).evaluate(here):
+                return found["version"]
+        except InvalidMarker:
+            raise LockError([f"{found[0]}: {marker} is not an environment marker"]) from None
+    return ""

@@ -16,6 +16,7 @@ from lab.play import play
 pytestmark = pytest.mark.usefixtures("untouched")
 
 INSTANCE: dict[str, Any] = client.instance()
+PRODUCTION_LOCK = "roles/vllm/files/locks/vllm-0.32.0-cu130.txt"
 
 
 def instances(**changes: Any) -> dict[str, Any]:
@@ -36,7 +37,10 @@ CASES = {
             *["vllm_instances[0].gpu_memory_utilization", "1.5"],
         ],
     ),
-    "model folder missing": (instances(model="/srv/no-such-model"), ["/srv/no-such-model"]),
+    "model folder missing, and a vLLM for CUDA where no GPU is": (
+        {**instances(model="/srv/no-such-model"), "vllm_lock_file": str(client.ROOT / PRODUCTION_LOCK)},
+        ["/srv/no-such-model", "built for CUDA 13.0, and there is no NVIDIA GPU in this machine"],
+    ),
     "health timeout not below its interval, path without a slash, matcher 600": (
         {"vllm_health_check": {"interval": 5, "timeout": 5, "path": "health", "matcher": "600"}},
         [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.steadfast.vllm.plugins.module_utils import _instances, _preflight, _releases
+from ansible_collections.steadfast.vllm.plugins.module_utils import _findings, _instances, _preflight, _releases
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
 
 GIB = 2**30
@@ -18,16 +18,17 @@ GIB = 2**30
 
 def instance(**keys: object) -> dict[str, t.Any]:
     plain = {"name": "a", "port": 8000, "host": "0.0.0.0", "unit": "a.service", "model_source": "hub"}
-    return {**plain, "model_path": "/m", "files": None, **keys}
+    return {**plain, "model_path": "/m", "model": "/m", "files": None, "gpus": None, "arguments": {}, **keys}
 
 
 def wanted(**keys: object) -> dict[str, t.Any]:
     plain: dict[str, t.Any] = {"instances": [instance()], "service_manager": "systemd", "supported": {}, "disk": []}
+    plain |= {"cuda": "", "driver_version": ""}
     return {**plain, "python": None, "shm_bytes": _preflight.SHM_BYTES, **keys}
 
 
-MODEL = {"nearest": "/m", "kind": "folder", "unreadable": [], "config": "ok", "weights": ["x.safetensors"],
-         "absent": [], "bytes": 17 * GIB}  # fmt: skip
+MODEL = {"nearest": "/m", "kind": "folder", "unreadable": [], "config": "ok", "content": None,
+         "weights": ["x.safetensors"], "absent": [], "bytes": 17 * GIB}  # fmt: skip
 DISK = {"nearest": "/", "device": 1, "free": 10 * GIB, "total": 20 * GIB, "files": 1000000, "files_free": 900000,
         "read_only": False}  # fmt: skip
 
@@ -39,12 +40,13 @@ def seen(**keys: object) -> dict[str, t.Any]:
         "machine": "x86_64", "init": "systemd", "systemd_runs": True, "listeners": [], "our_files": [], "our_units": [],
         "unit_files": {"a.service": []}, "service_user": "vllm", "models": {"/m": MODEL}, "disks": {}, "existing": [],
         "python": None, "python_error": "", "shm_total": GIB, "files_max": 524288, "tasks_max": 32768,
-        "container": False, "time_daemons": ["chronyd"],
+        "container": False, "time_daemons": ["chronyd"], "gpus": [], "driver": None, "smi": None, "secure_boot": None,
+        "instance_type": "", "iommu": False, "memory_total": 32 * GIB,
     }  # fmt: skip
     return {**plain, **keys}
 
 
-def wrong(want: dict[str, t.Any], saw: dict[str, t.Any]) -> list[_preflight.Finding]:
+def wrong(want: dict[str, t.Any], saw: dict[str, t.Any]) -> list[_findings.Finding]:
     return [finding for finding in _preflight.judge("host", want, saw) if not finding["ok"]]
 
 
@@ -59,7 +61,7 @@ def test_a_good_host_has_findings_and_all_are_well() -> None:
         "tasks", "time",
     }  # fmt: skip
     assert all(finding["ok"] and finding["severity"] == "none" and finding["evidence"] for finding in findings)
-    assert _preflight.told(findings, "error") == ""
+    assert _findings.told(findings, "error") == ""
 
 
 def listener(**keys: object) -> dict[str, t.Any]:
@@ -116,7 +118,7 @@ def test_each_problem_has_evidence_and_a_fix(
     assert evidence in finding["evidence"]
     assert fix in finding["fix"]
     assert finding["cause"]
-    line = _preflight.told([finding], finding["severity"])
+    line = _findings.told([finding], finding["severity"])
     assert line.startswith(f"{check}: ")
     assert "\n" not in line
 
@@ -211,23 +213,24 @@ def test_the_pythons_are_those_of_the_lock_that_the_role_ships() -> None:
 
 def test_all_problems_are_told_at_once_a_line_each() -> None:
     findings = _preflight.judge("host", wanted(), seen(euid=1, shm_total=None, listeners=[listener()], time_daemons=[]))
-    assert [line.split(": ")[0] for line in _preflight.told(findings, "error").splitlines()] == [
+    assert [line.split(": ")[0] for line in _findings.told(findings, "error").splitlines()] == [
         "root",
         "port[a]",
         "shm",
     ]
-    assert _preflight.told(findings, "warning").startswith("time: ")
+    assert _findings.told(findings, "warning").startswith("time: ")
 
 
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0 bytes"), (1023, "1023 bytes"), (160 * 2**20, "160.0 MiB"), (5 * 2**40, "5.0 TiB")]
 )
 def test_human(size: int, text: str) -> None:
-    assert _preflight.human(size) == text
+    assert _findings.human(size) == text
 
 
 def test_the_plan_holds_nothing_secret() -> None:
     made = _instances.normalise(
         [{"name": "a", "model": "/m", "api_key": "S3CR3T", "env": {"A": "S3CR3T"}, "limits": {"files": 65536}}]
     )
-    assert _preflight.plan(made) == [instance(model_source="path", files=65536, limits=["files"])]
+    arguments = {"tensor-parallel-size": 1, "max-model-len": 1024, "gpu-memory-utilization": 0.95}
+    assert _preflight.plan(made) == [instance(model_source="path", files=65536, limits=["files"], arguments=arguments)]

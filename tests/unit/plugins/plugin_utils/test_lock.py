@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
@@ -115,3 +116,36 @@ def test_without_packaging_the_plugin_loads_and_says_what_is_missing(monkeypatch
     spec.loader.exec_module(bare)
     with pytest.raises(bare.LibraryMissing, match=rf"packaging cannot be imported by {sys.executable}.*pip install"):
         bare.parse(GOOD)
+
+
+LINUX = (
+    "nvidia-cuda-runtime==13.0.96 ; platform_machine != 's390x' and sys_platform != 'darwin' \\\n    --hash=sha256:aa\n"
+)
+OTHERS = "nvidia-cuda-runtime==13.5.37 ; platform_machine == 's390x' or sys_platform == 'darwin' \\\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "cuda"),
+    [
+        (LINUX + OTHERS, "x86_64", "13.0"),
+        (OTHERS + LINUX, "aarch64", "13.0"),
+        (OTHERS + LINUX, "s390x", "13.5"),
+        ("nvidia-cuda-runtime-cu12==12.8.90 --hash=sha256:aa\n", "x86_64", "12.8"),
+        ("nvidia-cuda-runtime-cu12==12.8.90\n", "x86_64", "12.8"),
+        ("# nvidia-cuda-runtime==13.0\ntorch==2.13.0\nnvidia-cuda-nvrtc==13.0.88\n", "x86_64", ""),
+        (OTHERS, "x86_64", ""),
+        ("", "x86_64", ""),
+    ],
+)
+def test_the_cuda_that_a_lock_brings(text: str, machine: str, cuda: str) -> None:
+    assert _lock.cuda(text, machine) == cuda
+
+
+def test_a_marker_that_is_none_is_told() -> None:
+    with pytest.raises(_lock.LockError, match="snow is falling is not an environment marker"):
+        _lock.cuda("nvidia-cuda-runtime==13.0.96 ; snow is falling \\\n", "x86_64")
+
+
+def test_the_lock_that_is_shipped_is_for_cuda_13() -> None:
+    (shipped,) = Path("roles/vllm/files/locks").glob("*.txt")
+    assert _lock.cuda(shipped.read_text(), "x86_64").startswith("13.")
