@@ -19,12 +19,13 @@ ROOT = client.ROOT
 
 @dataclass(frozen=True)
 class Run:
-    """A playbook run: what each task changed, and what failed."""
+    """A playbook run: what each task changed, what failed and why, and what the others said."""
 
     changed: dict[str, list[str]]
     failed: dict[str, list[str]]
     messages: str
     code: int
+    said: str
 
     @property
     def clean(self) -> bool:
@@ -53,6 +54,7 @@ def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str
     changed: dict[str, list[str]] = {}
     failed: dict[str, list[str]] = {}
     messages: list[str] = []
+    said: list[str] = []
     for one_play in report["plays"]:
         for task in one_play["tasks"]:
             name = task["task"]["name"]
@@ -60,9 +62,12 @@ def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str
                 if result.get("failed") or result.get("unreachable"):
                     failed.setdefault(name, []).append(host)
                     messages.append(str(result.get("msg", "")))
-                elif result.get("changed"):
+                    continue
+                words = result.get("msg", "")
+                said += map(str, words) if isinstance(words, list) else [str(words)]
+                if result.get("changed"):
                     changed.setdefault(name, []).append(host)
-    return Run(changed, failed, "\n".join(messages) + done.stderr, done.returncode)
+    return Run(changed, failed, "\n".join(messages) + done.stderr, done.returncode, "\n".join(said))
 
 
 FOLDERS = "/etc /opt/uv /opt/vllm /opt/vllm-keeper /usr/local /var/lib/steadfast /var/lib/vllm"

@@ -35,6 +35,16 @@ def test_what_is_asked_each_second_does_not_bury_what_users_ask() -> None:
     assert '"GET /health' not in told
 
 
+def test_what_is_seen_of_gpus_is_on_one_page() -> None:
+    run = play("--limit", "vllm", playbook="playbooks/gpu_check.yml", variables={"gpu_check_fail": True})
+    assert run.clean, run.messages
+    for host in ("gpu1", "gpu2"):
+        assert f"{host}: as planned" in run.said
+    # The lab's vLLM is built without CUDA, and its hosts have none of the keeper's reader.
+    assert run.said.count("GPUs absent: ") == 2
+    assert run.said.count("Xids     ") == 2
+
+
 def test_an_api_error_reaches_the_client_as_vllm_said_it(lab: client.Lab) -> None:
     got = requests.post(f"{lab.url}/v1/chat/completions", json={"model": "no-such-model", "messages": []}, timeout=20)
     assert got.status_code in (400, 404)

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vllm_keeper import __version__, accounts, config, context, exits, managers
 from vllm_keeper import state as st
 from vllm_keeper.log import Log
 from vllm_keeper.logfile import LogFile
-from vllm_keeper.verbs import check, drain, ending, explain, gate, operate, ready, status
+from vllm_keeper.verbs import check, drain, ending, explain, gate, gpus, operate, ready, status
 from vllm_keeper.verbs import run as running
 
 # Run by the service unit: their own trouble must never keep a server from starting or stopping.
@@ -86,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     draining.add_argument("--reason", default="", help="shown in status")
     explaining = verb("explain", "the evidence behind the last decisions about it")
     explaining.add_argument("--json", action="store_true", help="as JSON")
+    verb("gpus", "one look at its GPUs and at what the driver wrote into the kernel's log").add_argument(
+        "--json", action="store_true", help="as JSON"
+    )
     explaining.add_argument("-n", "--count", type=_count, default=explain.FEW, help="decisions to show")
     verb("stop", "drain and stop it; it stays stopped until it is started or the host boots")
     verb("kill", "end all its processes at once, without draining; it stays stopped")
@@ -97,9 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     reading = verb("logs", "show its logs")
     reading.add_argument("-n", "--lines", type=_count, default=100)
     reading.add_argument("-f", "--follow", action="store_true")
-    verb("attach", "show its terminal (tmux, screen)")
-    verb("enable", "start it when the host boots")
-    verb("disable", "do not start it when the host boots")
+    for name, text in (
+        ("attach", "show its terminal (tmux, screen)"),
+        ("enable", "start it when the host boots"),
+        ("disable", "do not start it when the host boots"),
+    ):
+        verb(name, text)
     retiring = verb("retire", "end it under one manager, before that one's files go: drained, stopped, nothing left")
     retiring.add_argument("--manager", choices=config.MANAGERS, required=True)
     retiring.add_argument("--control", action="append", default=[], metavar="WORD", help="that manager's command")
@@ -223,7 +229,8 @@ def _run(options: argparse.Namespace, log: Log, runner: managers.Runner) -> int:
         "hang-up": lambda: operate.hang_up(one, os.environ),
         "renew": lambda: operate.renew(one),
         "drain": lambda: drain.drain(one, not options.no_wait, options.within, options.reason),
-        "explain": lambda: _explain(one, options),
+        "explain": lambda: _tell(explain.explain(one, options.count), explain.render, options),
+        "gpus": lambda: _tell(gpus.gpus(one), gpus.render, options),
         "park": lambda: operate.park(one, options.reason),
         "resume": lambda: operate.resume(one, not options.no_start),
         "logs": lambda: operate.logs(one, options.lines, options.follow),
@@ -242,9 +249,8 @@ def _watch(options: argparse.Namespace, log: Log, runner: managers.Runner) -> in
     return daemon.Daemon(options.config_dir, make, log, options.listen, os.environ).run()
 
 
-def _explain(one: context.Context, options: argparse.Namespace) -> int:
-    facts = explain.explain(one, options.count)
-    print(json.dumps(facts, indent=1, sort_keys=True) if options.json else explain.render(facts))
+def _tell(facts: dict[str, Any], render: Callable[[dict[str, Any]], str], options: argparse.Namespace) -> int:
+    print(json.dumps(facts, indent=1, sort_keys=True) if options.json else render(facts))
     return exits.OK
 
 
