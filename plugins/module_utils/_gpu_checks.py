@@ -4,7 +4,7 @@
 """GPU, driver and memory against the plan: checks of the preflight (private to this collection). Pure.
 
 All of them say nothing where vLLM is built without CUDA. What is not known is not held against a host: before there is
-a driver, a card is known by its PCI device id or by the type of the EC2 instance, or not at all.
+a driver, a card is known by its PCI device id or not at all.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _dotted(numbers: Sequence[int]) -> str:
 
 def driver(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """The driver that will be there: the one that this run installs, else the one that runs."""
-    if not wanted["cuda"] or not seen["gpus"]:
+    if not wanted["cuda"] or not _cards(seen):
         return
     planned, loaded, told = wanted["driver_version"], seen["driver"], seen["smi"]
     version = planned or (loaded["version"] if loaded else "")
