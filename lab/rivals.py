@@ -462,19 +462,22 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         f"({CRON_MEAN:.0f} s) stands in the place of ours.",
         "",
         "*sooner*, *fewer*: how many times sooner the hurt process was gone, and fewer requests were lost, with the",
-        "keeper. Where the process died of the fault itself there is nothing to be sooner with.",
+        "keeper. Where the process died of the fault itself there is nothing to be sooner with. *balanced*: the same",
+        "of users behind the balancer, who lose what it sends there until *out*; here both hosts were asked past it.",
         "",
-        "| fault | samples | keeper: gone | out | again | lost | recipe: gone | out | again | lost | sooner | fewer |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| fault | samples | keeper: gone | out | again | lost | recipe: gone | out | again | lost "
+        "| sooner | fewer | balanced |",
+        f"| --- |{' ---: |' * 12}",
     ]
     for name, samples in results.items():
         cells = [f"{FAULTS[name].text} (`{name}`)", str(len(samples))]
-        gone, lost = [], []
+        gone, lost, until = [], [], []
         for host in (KEEPER, RECIPE):
             sides = [Side(**one[host]) for one in samples]
             cut = any(side.note == "cut" for side in sides)
             times = [CENSORED if side.note == "cut" else side.seconds("gone") for side in sides]
             gone.append(statistics.median(LIMIT if value is None else value for value in times))
+            until.append(statistics.median(CENSORED if side.out is None else side.out for side in sides))
             lost.append(statistics.median(side.failed for side in sides))
             cells += [
                 shown([side.seconds("gone") for side in sides], cut),
@@ -484,6 +487,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
             ]
         cells.append("" if FAULTS[name].signal != signal.SIGSTOP else f"{gone[1] / gone[0]:.0f}x")
         cells.append(f"{lost[1] / max(1, lost[0]):.1f}x")
+        cells.append(f"{until[1] / until[0]:.0f}x")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
