@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "roles/health/files"))
 
-from vllm_keeper.signals import faults, gpu, gpu_reader, kernel_log, xid
+from vllm_keeper.signals import faults, gpu, gpu_reader, kernel_log, worst, xid
 
 GIB = 1 << 30
 # nvidia-smi's field, what the keeper has for it, and by how much the two may differ because time passes between them.
@@ -314,7 +314,7 @@ def provoke(python: str) -> dict[str, Any]:
     lines = [line for line in log.poll() if line.kernel]
     seen = kernel_log.xids(lines)
     slots = {one.slot for one in signals.sampler.now().gpus}
-    for_ours, for_others = signals.urgent(*ours), signals.urgent(*others)
+    for_ours, for_others = (worst(one for one in signals.faults(*server) if one.urgent) for server in (ours, others))
     signals.stop()
     log.close()
     before = faults.before_start(gpu.Settings(python=python, deadline=60), 60)
