@@ -1,0 +1,58 @@
+# Copyright (c) 2026, steadfast.vllm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hosts of the scenario nvidia_driver, and runs of the role on them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from lab import client
+from lab.play import Run, play
+
+PLAYBOOK = "molecule/nvidia_driver/converge.yml"
+NAMES = ("driver1", "driver2")
+FILES = (
+    "/etc/apt/sources.list.d/steadfast-nvidia-driver.sources",
+    "/etc/apt/preferences.d/steadfast-nvidia-driver",
+    "/etc/apt/apt.conf.d/52steadfast-nvidia-driver",
+    "/etc/modprobe.d/steadfast-nvidia-driver.conf",
+)
+
+
+def driver(*arguments: str, **variables: Any) -> Run:
+    """A run of the role."""
+    return play("-i", "molecule/nvidia_driver/inventory", *arguments, variables=variables, playbook=PLAYBOOK)
+
+
+def shell(host: str, script: str, check: bool = True) -> str:
+    return client.on(host, "sh", "-c", script, check=check, timeout=300)
+
+
+def release(host: str) -> str:
+    """The kernel whose headers are there."""
+    return shell(host, "basename $(dirname $(ls -d /lib/modules/*/build | head -1))").strip()
+
+
+def packages(host: str) -> set[str]:
+    return set(shell(host, "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | awk '/^.i/ {print $2}'").split())
+
+
+def image_packages(host: str) -> set[str]:
+    """Those of the image that the host was made from."""
+    inspected = subprocess.run(
+        ["podman", "inspect", client.container(host)], capture_output=True, text=True, check=True
+    ).stdout
+    command = [
+        "podman",
+        "run",
+        "--rm",
+        "--network=none",
+        "--entrypoint",
+        "dpkg-query",
+        json.loads(inspected)[0]["Image"],
+    ]
+    listed = subprocess.run([*command, "-W", "-f", "${Package}\n"], capture_output=True, text=True, check=True).stdout
+    return set(listed.split())
