@@ -83,6 +83,7 @@ def seen(**changes: Any) -> dict[str, Any]:
         "library": "",
         "smi": "",
         "stream": "",
+        "view": None,
         **changes,
     }
 

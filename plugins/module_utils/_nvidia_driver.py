@@ -27,8 +27,9 @@ OPEN, PROPRIETARY = "open", "proprietary"
 # Their number as NVIDIA writes it: 535.309.01, and 580.65.06 as well as 570.133.20 and 595.45.
 VERSION = re.compile(r"\d{3}\.\d+(\.\d+)?\Z")
 KERNEL_PACKAGES = ("linux-image-*", "linux-headers-*")
-# Holds the GPU's device all the time, and is restarted with the driver.
-OWN_PROGRAMS = ("nvidia-persistenced", "nv-fabricmanager")
+# They hold the GPU's device all the time, and are the driver's own: nvidia-persistenced and nv-fabricmanager, in the 15
+# letters that the kernel keeps of a name.
+OWN_PROGRAMS = ("nvidia-persiste", "nv-fabricmanage")
 
 
 class Problem(t.NamedTuple):

@@ -14,6 +14,7 @@ import re
 import time
 import typing as t
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import (
@@ -65,9 +66,11 @@ class Hands:
         """Make the plan true, or leave the host as it was."""
         plan, seen = self.plan, self.seen
         self.before = _nvidia_driver_host.dpkg(self.run)
-        ours = _nvidia_driver_host.instead(self.wished, seen, _nvidia_driver_files.pin(plan.version))
         began = time.time()
-        with View(self.run, ours) as view:
+        with ExitStack() as opened:
+            # The apt that the plan was made with; without one there is nothing to install, only to take back.
+            ours = _nvidia_driver_host.instead(self.wished, seen, _nvidia_driver_files.pin(plan.version))
+            view: View = seen["view"] or opened.enter_context(View(self.run, ours))
             try:
                 if plan.install or plan.remove:
                     self._packages(view)
@@ -81,12 +84,9 @@ class Hands:
                 raise Failed("\n".join(part for part in (str(error), log, left) if part)) from error
 
     def _packages(self, view: View) -> None:
-        failed = view.update()
         done = view.do("install", _nvidia_driver_host.words(self.plan))
         if done.status:
-            said = last_lines(done.output + done.errors, 4)
-            reason = f"{errors_of(done)} ({said})" if said else errors_of(done)
-            raise Failed(f"apt-get install failed: {reason}" + (f"; apt-get update: {failed}" if failed else ""))
+            raise Failed(f"apt-get install failed: {errors_of(done)}")
 
     def _build(self, plan: Plan) -> None:
         """Packages build for the kernel that they think of; this is for the one that was wished."""

@@ -15,6 +15,7 @@ import re
 import shutil
 import typing as t
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import (
@@ -259,6 +260,7 @@ def see(wished: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "available": None,
         "headers": [],
         "smi": "",
+        "view": None,
     }
     recipe = _nvidia_driver.recipe(made, wished)
     wanted = recipe.components if recipe else ()
@@ -288,28 +290,25 @@ def words(plan: Plan) -> list[str]:
     return [*chosen, *[f"{name}-" for name in plan.remove]]
 
 
-def rehearse(wished: Mapping[str, t.Any], seen: dict[str, t.Any], first: Plan, run: Runner) -> Plan:
+def rehearse(wished: Mapping[str, t.Any], seen: dict[str, t.Any], first: Plan, view: View) -> Plan:
     """The plan for a host whose driver is not as wished, with what the repositories have and what apt would do."""
-    with View(run, instead(wished, seen)) as view:
-        failed = view.update()
-        known = _apt_sources.read(apt_files())
-        seen["available"] = view.versions(first.asks)
-        metas = [name for name in first.asks if re.match(r"linux-headers-[a-z]", name)]
-        if metas:
-            seen["releases"] = {**seen["releases"], **{k: release_in(v) for k, v in view.depends(metas).items()}}
-        seen["headers"] = kernels(view.names("linux-headers-"))
-        plan = _nvidia_driver.plan(wished, seen)
-        problems = list(plan.problems)
-        if failed and problems:
-            where = ", ".join(sorted({uri for source in known for uri in source.uris}))
-            problems.append(
-                Problem("apt", where, f"the lists could not be fetched: {failed}", "mend the network or the sources")
-            )
-        if plan.version and not problems:
-            view.pin(_nvidia_driver_files.PIN, _nvidia_driver_files.pin(plan.version))
-            seen["trial"] = view.trial("install", words(plan))
-            seen["disks"] = disks()
-            problems += _nvidia_driver.simulated(plan, seen)
+    failed = view.update()
+    seen["available"] = view.versions(first.asks)
+    metas = [name for name in first.asks if re.match(r"linux-headers-[a-z]", name)]
+    if metas:
+        seen["releases"] = {**seen["releases"], **{k: release_in(v) for k, v in view.depends(metas).items()}}
+    seen["headers"] = kernels(view.names("linux-headers-"))
+    plan = _nvidia_driver.plan(wished, seen)
+    problems = list(plan.problems)
+    if failed and problems:
+        where = ", ".join(sorted({uri for source in _apt_sources.read(apt_files()) for uri in source.uris}))
+        why = f"the lists could not be fetched: {failed}"
+        problems.append(Problem("apt", where, why, "mend the network or the sources, and run again"))
+    if plan.version and not problems:
+        view.pin(_nvidia_driver_files.PIN, _nvidia_driver_files.pin(plan.version))
+        seen["trial"] = view.trial("install", words(plan))
+        seen["disks"] = disks()
+        problems += _nvidia_driver.simulated(plan, seen)
     return plan._replace(problems=tuple(problems))
 
 
@@ -335,14 +334,15 @@ def rehearse_removal(seen: dict[str, t.Any], plan: Plan, run: Runner) -> Plan:
     return plan._replace(problems=(*plan.problems, stuck))
 
 
-def look(wished: Mapping[str, t.Any], run: Runner) -> tuple[Plan, dict[str, t.Any]]:
-    """The plan for this host, and what it was made from."""
+def look(wished: Mapping[str, t.Any], run: Runner, opened: ExitStack) -> tuple[Plan, dict[str, t.Any]]:
+    """The plan for this host, and what it was made from; its apt, where one was asked, is closed by `opened`."""
     seen = see(wished, run)
     plan = _nvidia_driver.plan(wished, seen)
     if wished["state"] == "absent":
         if plan.remove or seen["added"]:
             plan = rehearse_removal(seen, plan, run)
     elif plan.asks:
-        plan = rehearse(wished, seen, plan, run)
+        seen["view"] = opened.enter_context(View(run, instead(wished, seen)))
+        plan = rehearse(wished, seen, plan, seen["view"])
     installed_state(plan, seen, run)
     return plan, seen

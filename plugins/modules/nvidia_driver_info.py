@@ -120,6 +120,7 @@ reboot_needed:
 """
 
 import typing as t
+from contextlib import ExitStack
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steadfast.vllm.plugins.module_utils import (
@@ -139,7 +140,8 @@ def main() -> None:
     )
     wished: dict[str, t.Any] = module.params
     run = runner(module.run_command)
-    plan, seen = _nvidia_driver_host.look(wished, run)
+    with ExitStack() as opened:
+        plan, seen = _nvidia_driver_host.look(wished, run, opened)
     recipe = _nvidia_driver.recipe(seen, wished)
     manager = recipe.manager if recipe else ""
     due = [] if plan.skipped else _nvidia_driver_apply.due(plan, seen)

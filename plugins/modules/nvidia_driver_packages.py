@@ -66,6 +66,7 @@ reboot_needed:
 """
 
 import typing as t
+from contextlib import ExitStack
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steadfast.vllm.plugins.module_utils import (
@@ -73,18 +74,16 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _nvidia_driver_apply,
     _nvidia_driver_host,
 )
-from ansible_collections.steadfast.vllm.plugins.module_utils._command import runner
+from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner, runner
 
 
-def main() -> None:
-    module = AnsibleModule(argument_spec=_nvidia_driver_host.OPTIONS, supports_check_mode=True)
-    wished: dict[str, t.Any] = module.params
-    run = runner(module.run_command)
-    plan, seen = _nvidia_driver_host.look(wished, run)
+def change(module: AnsibleModule, wished: dict[str, t.Any], run: Runner, opened: ExitStack) -> dict[str, t.Any]:
+    """What is due, done; the result of the module."""
+    plan, seen = _nvidia_driver_host.look(wished, run, opened)
     recipe = _nvidia_driver.recipe(seen, wished)
     if recipe and recipe.manager != "apt":
         module.fail_json(
-            msg=f"this host's packages come by {recipe.manager}: install {', '.join(plan.packages)} with it"
+            msg=f"this host's packages come by {recipe.manager}: have it install {', '.join(plan.packages)}"
         )
     if plan.problems:
         told = "\n".join(map(str, plan.problems))
@@ -93,28 +92,35 @@ def main() -> None:
     result: dict[str, t.Any] = {"changed": bool(due), "done": due, "version": plan.version, "reboot_needed": ""}
     if due and module._diff:
         result["diff"] = _nvidia_driver_apply.changes(plan, seen)
-    if due and not module.check_mode:
-        hands = _nvidia_driver_apply.Hands(wished, seen, plan, run)
-        try:
-            if wished["state"] == "absent":
-                hands.remove()
-            else:
-                hands.install()
-                hands.load()
-        except _nvidia_driver_apply.Failed as failure:
-            module.fail_json(
-                msg=f"the driver was not {'removed' if plan.remove and not plan.install else 'installed'}: {failure}"
-            )
-    if wished["state"] == "present" and not module.check_mode:
-        _nvidia_driver_host.installed_state(plan, seen, run)
-        wrong, result["reboot_needed"] = _nvidia_driver.verdict(seen, _nvidia_driver_host.SMI_SECONDS)
-        if wrong:
-            module.fail_json(msg="the driver is installed and does not work:\n" + "\n".join(map(str, wrong)), **result)
-        if result["reboot_needed"] and not wished["reboot"]:
-            module.warn(
-                f"A reboot is owed: {result['reboot_needed']}. Drain the host and reboot it, or set "
-                "nvidia_driver_reboot: true"
-            )
+    if module.check_mode or plan.skipped:
+        return result
+    hands = _nvidia_driver_apply.Hands(wished, seen, plan, run)
+    if wished["state"] == "absent":
+        if due:
+            hands.remove()
+        return result
+    if due:
+        hands.install()
+        hands.load()
+    _nvidia_driver_host.installed_state(plan, seen, run)
+    wrong, result["reboot_needed"] = _nvidia_driver.verdict(seen, _nvidia_driver_host.SMI_SECONDS)
+    if wrong:
+        told = "\n".join(map(str, wrong))
+        module.fail_json(msg=f"the driver is installed and does not work:\n{told}", **result)
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=_nvidia_driver_host.OPTIONS, supports_check_mode=True)
+    wished: dict[str, t.Any] = module.params
+    try:
+        with ExitStack() as opened:
+            result = change(module, wished, runner(module.run_command), opened)
+    except _nvidia_driver_apply.Failed as failure:
+        module.fail_json(msg=f"the driver is not {wished['state']}: {failure}")
+    reboot = result["reboot_needed"]
+    if reboot and not wished["reboot"]:
+        module.warn(f"A reboot is owed: {reboot}. Drain the host and reboot it, or set nvidia_driver_reboot: true")
     module.exit_json(**result)
 
 

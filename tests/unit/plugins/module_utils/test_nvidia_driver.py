@@ -188,7 +188,7 @@ def test_all_problems_come_at_once() -> None:
         ({"secure_boot": True, "key_enrolled": True}, {}),
         ({"gpus": [gpu(hosts.H100, "nouveau")]}, {"reboot": True}),
         ({"gpus": []}, {"without_gpu": "install"}),
-        ({"users": [{"pid": 7, "command": "nvidia-persistenced"}]}, {}),
+        ({"users": [{"pid": 7, "command": "nvidia-persiste"}]}, {}),
         ({"build_folder": True}, {"kernel": "6.9.9-own"}),
     ],
 )
