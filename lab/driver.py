@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
 from lab import client
-from lab.play import Run, play
+from lab.play import Run, fingerprint, play
 
 PLAYBOOK = "molecule/nvidia_driver/converge.yml"
 NAMES = ("driver1", "driver2")
@@ -29,6 +30,15 @@ def driver(*arguments: str, **variables: Any) -> Run:
 
 def shell(host: str, script: str, check: bool = True) -> str:
     return client.on(host, "sh", "-c", script, check=check, timeout=300)
+
+
+# Copies that tools make of the files of users before they change them.
+BACKUPS = re.compile(r"/etc/(passwd|group|shadow|gshadow|subuid|subgid)-( |$)")
+
+
+def state(host: str) -> list[str]:
+    """All that a run could change on a host, line by line."""
+    return [line for line in fingerprint()[host].splitlines() if not BACKUPS.search(line)]
 
 
 def release(host: str) -> str:

@@ -243,7 +243,7 @@ def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str
     pinned[chosen.modules] = versions.get(chosen.modules, "") if made.modules_locked else ""
     version = next((upstream(pinned[name]) for name in chosen.locked if pinned[name]), "")
     if not had:
-        problems += _secure_boot(seen, made) + _in_use(seen)
+        problems += _secure_boot(seen, made) + _in_use(seen) + _foreign(seen)
     if version:
         problems += _suits(generations, version.partition(".")[0])
     packages = {**pinned, **dict.fromkeys((*chosen.companions, *_wanted_headers(seen, chosen)), "")}
@@ -488,6 +488,21 @@ def _in_use(seen: Seen) -> list[Problem]:
             told,
             "these programs use it, and the driver below them is to be changed",
             "drain the host and stop them first (vllm-keeper drain, then vllm-keeper stop), and run again",
+        )
+    ]
+
+
+def _foreign(seen: Seen) -> list[Problem]:
+    """NVIDIA's own installer, and images that used it, leave files that no package knows and that packages overwrite."""
+    versions = {upstream(version) for name, version in seen["installed"].items() if is_driver(name)}
+    if not seen["library"] or seen["library"] in versions:
+        return []
+    return [
+        Problem(
+            "driver",
+            f"libcuda.so.{seen['library']}",
+            "a driver is here that did not come in packages",
+            "keep it with nvidia_driver_source: preinstalled, or remove it (nvidia-uninstall) and run again",
         )
     ]
 

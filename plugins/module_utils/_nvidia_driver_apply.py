@@ -8,9 +8,13 @@ What fails is taken back: packages that came are purged, those that changed get 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
+import pwd
 import re
+import shutil
 import time
 import typing as t
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +29,11 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
 from ansible_collections.steadfast.vllm.plugins.module_utils._apt_view import View, environment, errors_of, last_lines
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Done, Runner
 from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver import Plan
-from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver_host import RECORD, Package
+from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver_host import MODULES, RECORD, Package
 
 DKMS_TREE = "/var/lib/dkms"
+# Debian's package of the persistence daemon makes this user, and leaves it behind.
+DAEMON, DAEMON_PACKAGE, DAEMON_USER = "nvidia-persistenced.service", "nvidia-persistenced", "nvpd"
 # dkms(8): "nvidia-current/535.309.01, 6.1.0-41-cloud-amd64, x86_64: installed", with a remark behind it at times.
 BUILT = re.compile(r"^(nvidia[\w-]*)[/,] ?([\d.]+), ([^,]+), [^:]+: installed\b", re.MULTILINE)
 
@@ -50,12 +56,29 @@ def make_log(since: float, tree: str = DKMS_TREE) -> str:
     return f"{newest} ends with:\n{last_lines(newest.read_text(encoding='utf-8', errors='replace'))}"
 
 
+def has_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def remove_leftovers(modules: str) -> None:
+    """Folders of kernels that are not there, with nothing in them but depmod's lists, which DKMS had it write."""
+    for folder in Path(modules).glob("*"):
+        files = list(folder.iterdir()) if folder.is_dir() and folder.name != platform.release() else []
+        if files and all(file.is_file() and file.name.startswith("modules.") for file in files):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class Hands:
     """One run of changes on a host; `done` says in words what was done."""
 
     def __init__(self, wished: Mapping[str, t.Any], seen: dict[str, t.Any], plan: Plan, run: Runner) -> None:
         self.wished, self.seen, self.plan, self.run = wished, seen, plan, run
         self.before: dict[str, Package] = {}
+        self.had_user, self.had_tree = has_user(DAEMON_USER), Path(DKMS_TREE).exists()
 
     def call(self, *command: str, given: str = "") -> Done:
         return self.run(list(command), environment=environment(), given=given)
@@ -163,6 +186,7 @@ class Hands:
             view.pin(_nvidia_driver_files.PIN, "")
             done = view.do("install", [f"{name}={version}" for name, version in other.items()])
             said = errors_of(done) if done.status else said
+        self._tidy()
         traces = [name for name in _nvidia_driver_host.dpkg(self.run) if name not in self.before]
         if traces:
             self.call("dpkg", "--purge", *traces)
@@ -184,18 +208,37 @@ class Hands:
                 done = view.do("purge", self.plan.remove)
             if done.status:
                 raise Failed(f"apt-get purge failed: {errors_of(done)}")
+        # What came with it has left nothing but what Debian's packages leave; the key that DKMS signs with stays.
+        self.had_user, self.had_tree = DAEMON_PACKAGE not in self.plan.remove, True
+        self._tidy()
         self._record([])
+
+    def _tidy(self) -> None:
+        """What packages leave behind when they are purged, as far as it came with them."""
+        installed = _nvidia_driver_host.dpkg(self.run)
+        if not _there(installed.get(DAEMON_PACKAGE)):
+            self._quiet("systemctl", "reset-failed", DAEMON)
+            if not self.had_user and has_user(DAEMON_USER):
+                self._quiet("userdel", DAEMON_USER)
+        if not _there(installed.get("dkms")):
+            if not self.had_tree:
+                shutil.rmtree(DKMS_TREE, ignore_errors=True)
+            remove_leftovers(MODULES)
+
+    def _quiet(self, *command: str) -> None:
+        with contextlib.suppress(OSError):
+            self.call(*command)
 
     # Loading
 
     def load(self) -> None:
         """Load the modules where a GPU waits for them; where that does not work, a reboot is owed, and said so."""
         if self.seen["gpus"] and self.seen["loaded"] is None:
-            try:
-                self.call("modprobe", "nvidia")
-            except OSError:
-                return
+            self._quiet("modprobe", "nvidia")
             self.seen["loaded"] = _gpu_host.loaded()
+        if self.seen["loaded"] is None:
+            # The package has started its daemon, which found no GPU; it starts once there is one.
+            self._quiet("systemctl", "reset-failed", DAEMON)
 
 
 def _there(package: Package | None) -> bool:

@@ -44,16 +44,16 @@ def test_a_build_that_fails_is_taken_back() -> None:
     """Headers that are there and no kernel can be built with: the build fails within a second."""
     build = f"/lib/modules/{BROKEN}/build"
     makefile = "all modules clean:\\n\\t@echo broken on purpose\\n\\t@exit 1\\n"
-    rig.shell("driver1", f"mkdir -p {build} && printf '{makefile}' > {build}/Makefile && touch {build}/.config")
+    rig.shell("driver1", f"mkdir -p {build}/include && printf '{makefile}' > {build}/Makefile && touch {build}/.config")
     try:
-        before, packages = fingerprint(), rig.packages("driver1")
+        before, packages = rig.state("driver1"), rig.packages("driver1")
         run = rig.driver("--limit", "driver1", nvidia_driver_kernel=BROKEN)
         assert run.code != 0
         assert set(run.failed) == {"Install, change or remove the driver"}
         assert "make.log ends with:" in run.messages and "broken on purpose" in run.messages
         assert "the host is as it was" in run.messages
         assert rig.packages("driver1") == packages
-        assert fingerprint() == before
+        assert rig.state("driver1") == before
         assert not rig.shell("driver1", "ls -d /usr/src/nvidia* /var/lib/dkms/nvidia* 2>/dev/null", check=False)
     finally:
         rig.shell("driver1", f"rm -r /lib/modules/{BROKEN}")

@@ -150,6 +150,7 @@ def vendor_ubuntu_offers(version: str, suffix: str) -> dict[str, list[str]]:
         ({"secure_boot": True}, {}, "Secure Boot", "mokutil --import"),
         ({"euid": 1000, "user": "mia"}, {}, "become", "mia"),
         ({"users": [{"pid": 7, "command": "VLLM::Worker"}]}, {}, "GPU", "VLLM::Worker (pid 7)"),
+        ({"library": "570.86.15"}, {}, "driver", "libcuda.so.570.86.15"),
         ({"archive": False}, {}, "apt", "contrib, non-free, non-free-firmware"),
         ({}, {"version": "535.1.1"}, "nvidia_driver_version", "it offers 535.309.01, 535.261.03"),
         ({}, {"branch": "580"}, "nvidia_driver_branch", "it offers 535.309.01"),
@@ -190,6 +191,7 @@ def test_all_problems_come_at_once() -> None:
         ({"gpus": []}, {"without_gpu": "install"}),
         ({"users": [{"pid": 7, "command": "nvidia-persiste"}]}, {}),
         ({"build_folder": True}, {"kernel": "6.9.9-own"}),
+        ({"library": "535.261.03", "installed": installed(FIRST)}, {"version": "535.309.01"}),
     ],
 )
 def test_what_looks_alike_is_no_problem(changes: dict[str, Any], wishes: dict[str, Any]) -> None:

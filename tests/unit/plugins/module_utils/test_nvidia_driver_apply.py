@@ -29,6 +29,7 @@ class Host:
         self.status = {name: "hi" if name in held else "ii" for name in self.rows}
         self.breaks = breaks
         self.built: str = ""
+        self.gone: list[str] = []
         self.commands: list[list[str]] = []
 
     def __call__(self, command: list[str], given: str = "", **_options: Any) -> Done:
@@ -85,7 +86,11 @@ class Host:
         state = "installed" if self.built else "added"
         return Done(0, f"nvidia-current/{self.built or '535.309.01'}, {KERNEL}, x86_64: {state}\n")
 
-    def ldconfig(self, _words: list[str], _given: str) -> Done:
+    def systemctl(self, _words: list[str], _given: str) -> Done:
+        return Done(0)
+
+    def userdel(self, words: list[str], _given: str) -> Done:
+        self.gone += words
         return Done(0)
 
 
@@ -95,6 +100,10 @@ def hands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     record = tmp_path / "steadfast" / "nvidia_driver" / "packages.json"
     read = _nvidia_driver_host.record
     monkeypatch.setattr(apply, "RECORD", str(record))
+    monkeypatch.setattr(apply, "MODULES", str(tmp_path / "modules"))
+    monkeypatch.setattr(apply, "DKMS_TREE", str(tmp_path / "dkms"))
+    users = iter([False, True, True, True])
+    monkeypatch.setattr(apply, "has_user", lambda name: next(users))
     monkeypatch.setattr(_nvidia_driver_host, "record", lambda: read(str(record)))
 
     def make(host: Host, **wishes: Any) -> apply.Hands:
@@ -132,6 +141,7 @@ def test_what_fails_is_taken_back(hands: Any, breaks: str) -> None:
         hands(host).install()
     assert (host.rows, host.status) == ({"vim": "9"}, {"vim": "ii"})
     assert "the host is as it was" in str(failure.value)
+    assert host.gone == ["nvpd"]
     assert not hands.record.exists()
     reason = {
         "apt": "returned an error code",
@@ -164,6 +174,15 @@ def test_removal_forgets_all(hands: Any) -> None:
     apply.Hands(wished(state="absent"), seen(), plan, host).remove()
     assert host.rows == {"vim": "9"}
     assert not hands.record.parent.exists()
+
+
+def test_lists_of_kernels_that_are_not_there_are_swept(tmp_path: Path) -> None:
+    for name in ("6.1.0/modules.dep", "6.2.0/modules.dep", "6.2.0/kernel/x.ko", "6.3.0/build/Makefile"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "6.4.0").mkdir()
+    apply.remove_leftovers(str(tmp_path))
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["6.2.0", "6.3.0", "6.4.0"]
 
 
 @pytest.mark.parametrize(
