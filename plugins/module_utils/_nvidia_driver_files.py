@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _apt_sources, _nvidia_driver
+from ansible_collections.steadfast.vllm.plugins.module_utils import _apt_sources
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
 from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_tables as tables
-from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver import Plan, Seen, Wishes
+from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver import Plan
+from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver_obstacles import Seen, Wishes
 
 SOURCES = "/etc/apt/sources.list.d/steadfast-nvidia-driver.sources"
 KEY = "/etc/apt/keyrings/steadfast-nvidia-driver.asc"
@@ -41,7 +43,7 @@ class Entry(t.TypedDict):
 
 def sources(wished: Wishes, seen: Seen) -> str:
     """The repository of the wished source, as deb822; "" where the host has it already."""
-    made = _nvidia_driver.recipe(seen, wished)
+    made = obstacles.recipe(seen, wished)
     if made is None or made.manager != "apt":
         return ""
     if wished["source"] == "nvidia":
@@ -52,7 +54,7 @@ def sources(wished: Wishes, seen: Seen) -> str:
 
 def address(wished: Wishes, seen: Seen) -> str:
     """Where NVIDIA's packages for this host lie."""
-    known = _nvidia_driver.distribution(seen)
+    known = obstacles.distribution(seen)
     folder = known.vendor if known else ""
     return f"{wished['repository'].rstrip('/')}/{folder}/{tables.VENDOR_MACHINES.get(seen['machine'], '')}"
 
@@ -85,7 +87,7 @@ def yum(wished: Wishes, seen: Seen) -> str:
 
 def entries(wished: Wishes, seen: Seen, made: Plan) -> list[Entry]:
     """All files of the role; none where the driver is not to be there, or was there before."""
-    recipe = _nvidia_driver.recipe(seen, wished)
+    recipe = obstacles.recipe(seen, wished)
     if wished["state"] == "absent" or wished["source"] == "preinstalled" or recipe is None or made.skipped:
         return []
     found = [Entry(path=MODPROBE, content=NOUVEAU, owes=["initramfs"] if seen["initramfs"] else [])]

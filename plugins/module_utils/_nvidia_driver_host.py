@@ -25,9 +25,11 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _nvidia_driver,
     _nvidia_driver_files,
 )
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
 from ansible_collections.steadfast.vllm.plugins.module_utils._apt_view import LISTS, View, environment
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner
-from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver import Plan, Problem
+from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver import Plan
+from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver_obstacles import Problem
 
 MODULES = "/lib/modules"
 # Debian names the module nvidia-current, and its open twin nvidia-current-open; others nvidia.
@@ -262,7 +264,7 @@ def see(wished: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "smi": "",
         "view": None,
     }
-    recipe = _nvidia_driver.recipe(made, wished)
+    recipe = obstacles.recipe(made, wished)
     wanted = recipe.components if recipe else ()
     made["lacking"] = _apt_sources.lacking(sources, codename, whose, wanted)
     return made

@@ -129,6 +129,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _nvidia_driver_files,
     _nvidia_driver_host,
 )
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
 from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_tables as tables
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import runner
 
@@ -142,7 +143,7 @@ def main() -> None:
     run = runner(module.run_command)
     with ExitStack() as opened:
         plan, seen = _nvidia_driver_host.look(wished, run, opened)
-    recipe = _nvidia_driver.recipe(seen, wished)
+    recipe = obstacles.recipe(seen, wished)
     manager = recipe.manager if recipe else ""
     due = [] if plan.skipped else _nvidia_driver_apply.due(plan, seen)
     problems, reboot = list(plan.problems), ""
@@ -151,6 +152,8 @@ def main() -> None:
     if there and not (due or plan.skipped or problems) and wished["state"] == "present":
         wrong, reboot = _nvidia_driver.verdict(seen, _nvidia_driver_host.SMI_SECONDS)
         problems += wrong
+    if reboot and wished["reboot"]:
+        problems += obstacles.in_use(seen, f"the host is to be rebooted, as {reboot}")
     told = "\n".join(map(str, problems))
     if told and wished["fail"]:
         module.fail_json(msg=f"the driver cannot be as wished; nothing was changed:\n{told}", problems=told)

@@ -74,13 +74,14 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _nvidia_driver_apply,
     _nvidia_driver_host,
 )
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner, runner
 
 
 def change(module: AnsibleModule, wished: dict[str, t.Any], run: Runner, opened: ExitStack) -> dict[str, t.Any]:
     """What is due, done; the result of the module."""
     plan, seen = _nvidia_driver_host.look(wished, run, opened)
-    recipe = _nvidia_driver.recipe(seen, wished)
+    recipe = obstacles.recipe(seen, wished)
     if recipe and recipe.manager != "apt":
         module.fail_json(
             msg=f"this host's packages come by {recipe.manager}: have it install {', '.join(plan.packages)}"

@@ -151,6 +151,7 @@ def vendor_ubuntu_offers(version: str, suffix: str) -> dict[str, list[str]]:
         ({"euid": 1000, "user": "mia"}, {}, "become", "mia"),
         ({"users": [{"pid": 7, "command": "VLLM::Worker"}]}, {}, "GPU", "VLLM::Worker (pid 7)"),
         ({"library": "570.86.15"}, {}, "driver", "libcuda.so.570.86.15"),
+        ({"switches": [gpu("22a3")]}, {}, "NVSwitch", "nvidia_driver_source: nvidia"),
         ({"archive": False}, {}, "apt", "contrib, non-free, non-free-firmware"),
         ({}, {"version": "535.1.1"}, "nvidia_driver_version", "it offers 535.309.01, 535.261.03"),
         ({}, {"branch": "580"}, "nvidia_driver_branch", "it offers 535.309.01"),

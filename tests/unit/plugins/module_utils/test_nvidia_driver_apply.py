@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver, _nvidia_driver_host
 from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_apply as apply
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Done
 
 from tests.nvidia_hosts import FIRST, SECURITY, installed, seen, wished
@@ -82,7 +83,7 @@ class Host:
 
     def dkms(self, words: list[str], _given: str) -> Done:
         if words[0] == "autoinstall" and self.breaks != "build":
-            self.built = _nvidia_driver.upstream(self.rows["nvidia-kernel-dkms"])
+            self.built = obstacles.upstream(self.rows["nvidia-kernel-dkms"])
         state = "installed" if self.built else "added"
         return Done(0, f"nvidia-current/{self.built or '535.309.01'}, {KERNEL}, x86_64: {state}\n")
 

@@ -14,6 +14,9 @@ import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _apt_sources, _apt_view
 from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_host as host
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Done
+from ansible_collections.steadfast.vllm.tests.real_runner import real_runner
+
+from tests.nvidia_hosts import seen, wished
 
 
 class Says:
@@ -30,6 +33,14 @@ class Says:
             raise FileNotFoundError(2, "No such file or directory", command[0])
         answer = self.answers[name]
         return answer if isinstance(answer, Done) else Done(0, answer)
+
+
+def test_what_is_seen_here_is_what_the_other_tests_make_up() -> None:
+    found = host.see(wished(), real_runner())
+    assert set(found) == set(seen()) - {"module"}
+    alike = [name for name, value in seen().items() if name in found and value is not None and found[name] is not None]
+    assert {name: type(found[name]) for name in alike} == {name: type(seen()[name]) for name in alike}
+    assert found["euid"] == os.geteuid() and found["os_release"]["ID"]
 
 
 def test_dpkg_s_rows_become_packages() -> None:
