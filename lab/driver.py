@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from typing import Any
@@ -52,17 +51,14 @@ def packages(host: str) -> set[str]:
 
 def image_packages(host: str) -> set[str]:
     """Those of the image that the host was made from."""
-    inspected = subprocess.run(
-        ["podman", "inspect", client.container(host)], capture_output=True, text=True, check=True
-    ).stdout
-    command = [
-        "podman",
-        "run",
-        "--rm",
-        "--network=none",
-        "--entrypoint",
-        "dpkg-query",
-        json.loads(inspected)[0]["Image"],
-    ]
-    listed = subprocess.run([*command, "-W", "-f", "${Package}\n"], capture_output=True, text=True, check=True).stdout
-    return set(listed.split())
+
+    def podman(*words: str) -> str:
+        return subprocess.run(["podman", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    image = podman("inspect", "--format", "{{.Image}}", client.container(host))
+    folder = podman("image", "mount", image)
+    try:
+        command = ["dpkg-query", f"--admindir={folder}/var/lib/dpkg", "-W", "-f", "${Package}\n"]
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    finally:
+        podman("image", "unmount", image)

@@ -26,6 +26,7 @@ ETC = "/etc/apt"
 # Room for hundreds of megabytes, and apt's own user may look in.
 PLACE = str(Path("/var", "tmp"))
 UPDATE_SECONDS = 300.0
+LINE = 240
 UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
@@ -52,8 +53,9 @@ def size(text: str) -> int:
 
 
 def last_lines(text: str, count: int = 12) -> str:
-    """The end of what a program said, without its blank lines."""
-    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-count:])
+    """The end of what a program said, without its blank lines; a compiler's command line is a thousand letters long."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+    return "\n".join(line if len(line) <= LINE else f"{line[:LINE]} ..." for line in lines)
 
 
 def errors_of(done: Done) -> str:
