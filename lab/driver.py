@@ -10,10 +10,15 @@ import subprocess
 from typing import Any
 
 from lab import client
+from lab.labkit.hosts import chosen
 from lab.play import Run, fingerprint, play
 
 PLAYBOOK = "molecule/nvidia_driver/converge.yml"
-NAMES = ("driver1", "driver2")
+NAMES = tuple(host.name for host in chosen())
+# Tasks of the role, as a run names them.
+LOOK = "steadfast.vllm.nvidia_driver : Look at the host, and refuse what could not work"
+INSTALL = "steadfast.vllm.nvidia_driver : Install, change or remove the driver"
+KEEP = "steadfast.vllm.nvidia_driver : Leave what keeps the driver as it is"
 FILES = (
     "/etc/apt/sources.list.d/steadfast-nvidia-driver.sources",
     "/etc/apt/preferences.d/steadfast-nvidia-driver",
@@ -23,8 +28,9 @@ FILES = (
 
 
 def driver(*arguments: str, **variables: Any) -> Run:
-    """A run of the role."""
-    return play("-i", "molecule/nvidia_driver/inventory", *arguments, variables=variables, playbook=PLAYBOOK)
+    """A run of the role, on all hosts unless a later --limit says otherwise."""
+    where = ("-i", "molecule/nvidia_driver/inventory", "--limit", ",".join(NAMES))
+    return play(*where, *arguments, variables=variables, playbook=PLAYBOOK)
 
 
 def shell(host: str, script: str, check: bool = True) -> str:

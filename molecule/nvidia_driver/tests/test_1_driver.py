@@ -54,15 +54,16 @@ def test_another_version_is_refused_by_apt() -> None:
 
 
 def test_drift_is_told_by_check_mode_and_mended() -> None:
-    rig.shell("driver2", "echo 'nvidia-smi install' | dpkg --set-selections; rm /etc/apt/preferences.d/steadfast-*")
+    host = rig.NAMES[-1]
+    rig.shell(host, "echo 'nvidia-smi install' | dpkg --set-selections; rm /etc/apt/preferences.d/steadfast-*")
     told = rig.driver("--check", "--diff")
-    changed = {"Install, change or remove the driver", "Leave what keeps the driver as it is"}
+    changed = {rig.INSTALL, rig.KEEP}
     assert (told.code, set(told.changed)) == (0, changed), told.messages
-    assert {host for hosts in told.changed.values() for host in hosts} == {"driver2"}
-    assert "nvidia-smi" not in rig.shell("driver2", "apt-mark showhold").split()
+    assert {name for names in told.changed.values() for name in names} == {host}
+    assert "nvidia-smi" not in rig.shell(host, "apt-mark showhold").split()
     assert set(rig.driver().changed) == changed
-    assert "nvidia-smi" in rig.shell("driver2", "apt-mark showhold").split()
-    assert rig.shell("driver2", "cat /etc/apt/preferences.d/steadfast-nvidia-driver")
+    assert "nvidia-smi" in rig.shell(host, "apt-mark showhold").split()
+    assert rig.shell(host, "cat /etc/apt/preferences.d/steadfast-nvidia-driver")
 
 
 def test_nothing_failed_on_the_hosts() -> None:

@@ -36,7 +36,7 @@ def refused(**variables: Any) -> str:
     before = fingerprint()
     run = rig.driver("--limit", "driver1", **variables)
     assert run.code != 0 and not run.changed
-    assert set(run.failed) == {"Look at the host, and refuse what could not work"}
+    assert set(run.failed) == {rig.LOOK}
     assert fingerprint() == before
     return run.messages
 
