@@ -24,7 +24,7 @@ def within(place: str, instance: Mapping[str, t.Any]) -> Iterator[str]:
             "leave revision out, or write a hub id as the model"
         )
     gpus = instance["gpus"]
-    wanted = _gpus_wanted(instance)
+    wanted = gpus_wanted({**instance["extra_args"], "tensor-parallel-size": instance["tensor_parallel_size"]})
     if gpus and wanted > len(gpus):
         yield (
             f"{place}.tensor_parallel_size: {instance['tensor_parallel_size']} takes {wanted} GPUs with what "
@@ -39,14 +39,14 @@ def within(place: str, instance: Mapping[str, t.Any]) -> Iterator[str]:
         )
 
 
-def _gpus_wanted(instance: Mapping[str, t.Any]) -> int:
+def gpus_wanted(arguments: Mapping[str, t.Any]) -> int:
+    """How many GPUs of this host a server takes, by the options of vllm serve; what makes no sense counts as 1."""
+    wanted = 1
     # Pipeline and data parallelism take more GPUs than tensor_parallel_size says.
-    wanted = int(instance["tensor_parallel_size"] or 1)
-    arguments = instance["extra_args"]
-    counts = [arguments.get("pipeline-parallel-size")]
+    counts = [arguments.get("tensor-parallel-size"), arguments.get("pipeline-parallel-size")]
     counts.append(arguments.get("data-parallel-size-local", arguments.get("data-parallel-size")))
-    for count in counts:
-        if str(count).isdecimal() and 0 < int(count) < 10**6:
+    for count in map(str, counts):
+        if count.isdecimal() and 0 < int(count) < 10**6:
             wanted *= int(count)
     return wanted
 

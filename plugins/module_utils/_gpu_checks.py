@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """GPU, driver and memory against the plan: checks of the preflight (private to this collection). Pure.
 
-All of them say nothing where vLLM is built without CUDA. What is not known is not held against a host: before there is
+What is not known is not held against a host: before there is
 a driver, a card is known by its PCI device id or not at all.
 """
 
@@ -15,7 +15,9 @@ import typing as t
 from collections.abc import Iterator, Mapping, Sequence
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_table, _model_memory
+from ansible_collections.steadfast.vllm.plugins.module_utils._clashes import gpus_wanted
 from ansible_collections.steadfast.vllm.plugins.module_utils._findings import (
+    Check,
     Finding,
     Seen,
     Wanted,
@@ -37,7 +39,9 @@ OTHER_LOCK = "set vllm_lock_file to a lock of a vLLM that is built for"
 
 
 # Of the options of vllm serve, those that decide what it takes.
-SIZES = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size", "max-model-len")
+SIZES = (
+    "tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size", "data-parallel-size-local", "max-model-len",
+)  # fmt: skip
 AMOUNTS = ("gpu-memory-utilization", "cpu-offload-gb", "kv-offloading-size")
 WORDS = ("dtype", "kv-cache-dtype", "quantization")
 
@@ -84,8 +88,6 @@ def _cards(seen: Seen) -> list[dict[str, t.Any]]:
 
 
 def gpu(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
-    if not wanted["cuda"]:
-        return
     cards = _cards(seen)
     place = f", an EC2 {seen['instance_type']}" if seen["instance_type"] else ""
     if not cards:
@@ -126,7 +128,7 @@ def _dotted(numbers: Sequence[int]) -> str:
 
 def driver(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """The driver that will be there: the one that this run installs, else the one that runs."""
-    if not wanted["cuda"] or not _cards(seen):
+    if not _cards(seen):
         return
     planned, loaded, told = wanted["driver_version"], seen["driver"], seen["smi"]
     version = planned or (loaded["version"] if loaded else "")
@@ -198,14 +200,14 @@ def chosen(instance: Mapping[str, t.Any], cards: Sequence[Mapping[str, t.Any]]) 
 def devices(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """The GPUs that an instance names are there, and enough of them."""
     cards = _cards(seen)
-    if not wanted["cuda"] or not cards:
+    if not cards:
         return
     for instance in wanted["instances"]:
         found = chosen(instance, cards)
         if found is None or instance["gpus"] == []:
             continue
         check, asked = f"gpus[{instance['name']}]", instance["gpus"]
-        takes = _takes(instance)
+        takes = gpus_wanted(instance["arguments"])
         if asked is not None and len(found) < len(asked):
             yield error(
                 check,
@@ -222,13 +224,6 @@ def devices(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
             )
         else:
             yield fine(check, f"{takes} of {len(found)}")
-
-
-def _takes(instance: Mapping[str, t.Any]) -> int:
-    arguments = instance["arguments"]
-    names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
-    sizes = [int(arguments.get(name) or 1) for name in names]
-    return sizes[0] * sizes[1] * sizes[2]
 
 
 def _config(instance: Mapping[str, t.Any], seen: Seen) -> tuple[Mapping[str, t.Any] | None, int]:
@@ -262,8 +257,6 @@ def heads(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
 
 def precision(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """bfloat16 by name on a card that has none; vLLM takes float16 by itself where no dtype is asked for."""
-    if not wanted["cuda"]:
-        return
     for instance in wanted["instances"]:
         for card in chosen(instance, _cards(seen)) or ():
             capability = card["capability"]
@@ -280,8 +273,6 @@ def precision(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
 
 def memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """Weights and the cache of one longest request against the share of the GPU that the instance may use."""
-    if not wanted["cuda"]:
-        return
     for instance in wanted["instances"]:
         cards = chosen(instance, _cards(seen))
         sizes = [card["memory"] for card in cards or () if not card["mig"]]
@@ -305,7 +296,7 @@ def _fits(
     parts += "" if need.kv is None else f" and {human(cache)} of KV cache for one request of {tokens} tokens"
     evidence = f"{parts} on each GPU, which gives {human(budget)} ({share:g} of {human(total)})"
     short = weights + cache - budget
-    other = _gpu_table.ec2_with((weights + cache + ROOM) / share, _takes(instance)) if ec2 else ""
+    other = _gpu_table.ec2_with((weights + cache + ROOM) / share, gpus_wanted(instance["arguments"])) if ec2 else ""
     ways = ["raise tensor_parallel_size"] if weights > budget // 2 else []
     ways += ["lower max_model_len"] if cache > max(short, 0) and cache > GIB // 4 else []
     ways += ["raise gpu_memory_utilization"] if short < total - budget else []
@@ -328,7 +319,7 @@ def _fits(
 
 def held(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """vLLM refuses to start where others hold what it is to have."""
-    if not wanted["cuda"] or seen["smi"] is None:
+    if seen["smi"] is None:
         return
     for instance in wanted["instances"]:
         share = float(instance["arguments"].get("gpu-memory-utilization") or 0.9)
@@ -364,12 +355,10 @@ def _held(name: str, share: float, card: Mapping[str, t.Any], here: Sequence[Map
 
 def together(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """Several GPUs for one instance: what makes NCCL slow, or hang."""
-    if not wanted["cuda"]:
-        return
     cards = _cards(seen)
     for instance in wanted["instances"]:
         found = chosen(instance, cards) or []
-        if _takes(instance) < 2 or len(found) < 2:
+        if gpus_wanted(instance["arguments"]) < 2 or len(found) < 2:
             continue
         kinds = sorted({card["name"] for card in found})
         if len(kinds) > 1:
@@ -391,7 +380,7 @@ def together(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
 
 def host_memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     total = seen["memory_total"]
-    if not wanted["cuda"] or not wanted["instances"] or total is None:
+    if not wanted["instances"] or total is None:
         return
     offloaded = sum(
         float(instance["arguments"].get(name) or 0) * GIB
@@ -416,4 +405,13 @@ def host_memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         yield fine("host_memory", f"{human(total)} in all")
 
 
-CHECKS = (gpu, driver, devices, heads, precision, memory, held, together, host_memory)
+ON_GPUS: tuple[Check, ...] = (gpu, driver, devices, precision, memory, held, together, host_memory)
+
+
+def on_gpus(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
+    """Nothing where vLLM is built without CUDA."""
+    for check in ON_GPUS if wanted["cuda"] else ():
+        yield from check(wanted, seen)
+
+
+CHECKS: tuple[Check, ...] = (heads, on_gpus)

@@ -56,15 +56,16 @@ def read(path: Path) -> str:
 
 def gpus(bus: Path = Path("/sys/bus/pci/devices")) -> list[PciDevice]:
     """NVIDIA's GPUs in the machine, in the order of their slots."""
-    return [device for kind, device in _nvidia(bus) if kind.startswith(GPU_CLASSES)]
+    return [device for kind, device in nvidia(bus) if kind.startswith(GPU_CLASSES)]
 
 
 def switches(bus: Path = Path("/sys/bus/pci/devices")) -> list[PciDevice]:
     """Its NVSwitches, which take a fabric manager."""
-    return [device for kind, device in _nvidia(bus) if kind.startswith(SWITCH_CLASS)]
+    return [device for kind, device in nvidia(bus) if kind.startswith(SWITCH_CLASS)]
 
 
-def _nvidia(bus: Path) -> list[tuple[str, PciDevice]]:
+def nvidia(bus: Path = Path("/sys/bus/pci/devices")) -> list[tuple[str, PciDevice]]:
+    """(PCI class, device) of all that is NVIDIA's, with a driver or without."""
     found: list[tuple[str, PciDevice]] = []
     for folder in sorted(bus.glob("*")):
         if read(folder / "vendor") == NVIDIA:

@@ -55,7 +55,7 @@ def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "listeners": runs(_sockets.listeners({instance["port"] for instance in instances})),
         "our_files": our_files,
         "managers": managers(ours),
-        "nvidia": nvidia_device(),
+        "nvidia": bool(_gpu_host.nvidia()),
         "our_units": sorted(Path(path).name for path in our_files if path.endswith(".service")),
         "unit_files": {instance["unit"]: unit_files(instance["unit"]) for instance in instances},
         "service_user": wanted["service_user"],
@@ -104,10 +104,7 @@ def hardware(wanted: Mapping[str, t.Any], our_files: Sequence[str], run: Runner)
 
 def text_of(path: str) -> str:
     """The content of a file without the white space around it; nothing where it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+    return _gpu_host.read(Path(path))
 
 
 def user_name(uid: int) -> str:
@@ -152,11 +149,6 @@ def manifest_entries(directory: str) -> list[Entry]:
             continue
         found.update(manifest.entries if manifest else {})
     return [entry for _path, entry in sorted(found.items())]
-
-
-def nvidia_device(bus: Path = Path("/sys/bus/pci/devices")) -> bool:
-    """Whether a PCI device of NVIDIA's is in the machine, with a driver or without."""
-    return any(text_of(str(vendor)).strip() == "0x10de" for vendor in bus.glob("*/vendor"))
 
 
 def managers(entries: Iterable[Entry]) -> list[str]:

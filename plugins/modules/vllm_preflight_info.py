@@ -71,8 +71,8 @@ options:
       arguments:
         description:
           - Options of C(vllm serve). Looked at are C(tensor-parallel-size), C(pipeline-parallel-size),
-            C(data-parallel-size), C(max-model-len), C(gpu-memory-utilization), C(dtype), C(kv-cache-dtype),
-            C(quantization), C(cpu-offload-gb) and C(kv-offloading-size).
+            C(data-parallel-size), C(data-parallel-size-local), C(max-model-len), C(gpu-memory-utilization), C(dtype),
+            C(kv-cache-dtype), C(quantization), C(cpu-offload-gb) and C(kv-offloading-size).
         type: dict
         default: {}
       files:

@@ -86,10 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     draining.add_argument("--reason", default="", help="shown in status")
     explaining = verb("explain", "the evidence behind the last decisions about it")
     explaining.add_argument("--json", action="store_true", help="as JSON")
+    explaining.add_argument("-n", "--count", type=_count, default=explain.FEW, help="decisions to show")
     verb("gpus", "one look at its GPUs and at what the driver wrote into the kernel's log").add_argument(
         "--json", action="store_true", help="as JSON"
     )
-    explaining.add_argument("-n", "--count", type=_count, default=explain.FEW, help="decisions to show")
     verb("stop", "drain and stop it; it stays stopped until it is started or the host boots")
     verb("kill", "end all its processes at once, without draining; it stays stopped")
     parking = verb("park", "do not start or repair it until it is resumed")

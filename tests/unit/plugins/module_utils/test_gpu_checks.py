@@ -105,6 +105,7 @@ PROBLEMS: list[tuple[dict[str, t.Any], dict[str, t.Any], str, str, str, str]] = 
     (wanted(instance(gpus=[1])), seen(), "gpus[a]", "error", "gpus: [1]; the host has 0", "correct gpus"),
     (wanted(instance(gpus=["GPU-9"])), seen(), "gpus[a]", "error", "gpus: ['GPU-9']", "correct gpus"),
     (wanted(BIG), seen(), "gpus[a]", "error", "1 of this host's 1", "lower tensor_parallel_size"),
+    (wanted(instance(arguments={"data-parallel-size": 2})), seen(), "gpus[a]", "error", "1 of this", "more GPUs"),
     (wanted(instance(arguments={"tensor-parallel-size": 3})), seen(smi=smi(*map(card, range(3)))), "heads[a]", "error",
      "32 heads", "1, 2, 4, 8, 16"),
     (wanted(instance(arguments={"dtype": "bfloat16"}, model="x/y")), seen(smi=smi(T4)), "dtype[a]", "error", "7.5",
@@ -153,6 +154,8 @@ NO_PROBLEMS = [
     (wanted(instance(arguments={"quantization": "fp8"})), seen(smi=smi(T4))),
     (wanted(instance(arguments={"dtype": "float16"}, model="x/y")), seen(smi=smi(T4))),
     (wanted(cuda="12.8"), seen(driver={"version": "525.60.13", "open": False})),
+    # Of a server that is spread over hosts, what this one has of it.
+    (wanted(instance(arguments={"data-parallel-size": 8, "data-parallel-size-local": 1})), seen()),
     (wanted(instance(gpus=[1, 0], arguments={"tensor-parallel-size": 2})), seen(smi=smi(card(0), card(1)))),
 ]
 
