@@ -27,6 +27,7 @@ PROC = Path("/proc")
 Runner = Callable[[Sequence[str]], "tuple[int, str, str]"]
 SIGHUP_BIT = 1
 ANSWER_BYTES = 2**20
+REQUESTS = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 def _bytes(path: Path) -> bytes:
@@ -149,6 +150,21 @@ def ask(address: str, port: int, key: str | None, timeout: float = 5) -> dict[st
         return None
     finally:
         connection.close()
+
+
+def requests(address: str, port: int, timeout: float = 5) -> int | None:
+    """How many requests a server has, running and waiting, by its /metrics; None where it does not say."""
+    where = urllib.parse.urlsplit(_derive.base_url(address, port))
+    connection = http.client.HTTPConnection(where.hostname or "localhost", where.port, timeout=timeout)
+    try:
+        connection.request("GET", "/metrics")
+        told = connection.getresponse().read(ANSWER_BYTES).decode(errors="replace")
+        counts = [float(count) for count in REQUESTS.findall(told)]
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return int(sum(counts)) if counts else None
 
 
 def mounts(text: str) -> list[tuple[str, str, str, str]]:

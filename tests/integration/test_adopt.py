@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.steadfast.vllm.plugins.module_utils import _adopt_look
 
 STANDIN = Path(__file__).parents[1] / "standin"
 KEY = "S3CRET-of-the-server"
@@ -121,7 +122,7 @@ class Place:
     def take(self, stage: str, *, check: bool = False, **options: object) -> dict[str, t.Any]:
         told = module(
             "vllm_takeover", check=check, identity=self.find()["identity"], stage=stage, service_user=USER,
-            manifest_directory=str(self.folder / "no"), drain_timeout=10, **options,
+            manifest_directory=str(self.folder / "no"), **{"drain_timeout": 10, **options},
         )  # fmt: skip
         assert KEY not in json.dumps({**told, "invocation": None})
         return told
@@ -176,27 +177,46 @@ def test_secrets_are_compared_before_anything_else(place: Place, tmp_path: Path)
     assert answers(place.port)
 
 
-def test_it_finishes_its_answer_and_leaves_nothing(place: Place) -> None:
-    place.start(place.command(), env={**os.environ, "STANDIN_LEAVE_ENGINE": "1", "STANDIN_STEP_SECONDS": "0.1"})
-    assert place.take("stop", check=True)["changed"] is True
-    assert answers(place.port)
-    answer: list[int] = []
+def ask(place: Place, tokens: int, answers_: list[str]) -> threading.Thread:
+    """Asks for a completion in a thread and keeps its finish_reason. Returns when the server has it."""
 
     def request() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=20)
-        connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 20}))
-        answer.append(connection.getresponse().status)
+        connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=30)
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": tokens}))
+        answers_.append(json.loads(connection.getresponse().read())["choices"][0]["finish_reason"])
 
     asking = threading.Thread(target=request)
     asking.start()
-    time.sleep(0.5)
+    assert until(lambda: _adopt_look.requests("127.0.0.1", place.port)), "the request did not come to the server"
+    return asking
+
+
+@pytest.mark.parametrize("options", [["--shutdown-timeout", "20"], []], ids=["told-to-finish", "aborts-at-sigterm"])
+def test_it_finishes_its_answer_and_leaves_nothing(place: Place, options: list[str]) -> None:
+    place.start(place.command(*options), env={**os.environ, "STANDIN_LEAVE_ENGINE": "1", "STANDIN_STEP_SECONDS": "0.2"})
+    assert place.take("stop", check=True)["changed"] is True
+    assert answers(place.port)
+    reasons: list[str] = []
+    asking = ask(place, 40, reasons)  # eight seconds
     told = place.take("stop")
     asking.join()
     assert told.get("msg") is None, told
-    assert answer == [200]
+    assert reasons == ["length"]
     assert "drained and ended in" in told["did"][0]
     assert "killed what was left of it" in told["did"][1]  # the engine
     assert not answers(place.port)
+    assert processes(str(place.folder)) == []
+
+
+def test_a_server_that_is_never_without_requests_is_ended_in_bounded_time(place: Place) -> None:
+    place.start(place.command(), env={**os.environ, "STANDIN_STEP_SECONDS": "0.2"})
+    reasons: list[str] = []
+    asking = ask(place, 200, reasons)
+    told = place.take("stop", drain_timeout=1)
+    asking.join()
+    assert told.get("msg") is None, told
+    assert reasons == ["abort"]
+    assert "was never without requests for 1 s: 1 cut off" in told["did"][0]
     assert processes(str(place.folder)) == []
 
 

@@ -62,8 +62,7 @@ class Engine:
             except BlockingIOError:
                 return
             if message is None:
-                while True:  # an orphan: holds on to its memory until somebody kills it
-                    time.sleep(3600)
+                _stay()
             wait = False
             kind, number = message["kind"], message["number"]
             if kind == "abort":
@@ -115,16 +114,24 @@ class Engine:
     def _tell(self, outputs: list[list[Any]], prompts: int, generated: int) -> None:
         used = sum(request.prompt + request.made for request in self.running.values())
         self.aborted = 0
-        self.api.send(
-            {
-                "outputs": outputs,
-                "running": len(self.running),
-                "waiting": len(self.waiting),
-                "prompts": prompts,
-                "generated": generated,
-                "cache": min(1.0, used / BLOCKS),
-            }
-        )
+        message = {
+            "outputs": outputs,
+            "running": len(self.running),
+            "waiting": len(self.waiting),
+            "prompts": prompts,
+            "generated": generated,
+            "cache": min(1.0, used / BLOCKS),
+        }
+        try:
+            self.api.send(message)
+        except ConnectionError:
+            _stay()
+
+
+def _stay() -> None:
+    """An orphan, in the midst of a step or idle: holds on to its memory until somebody kills it."""
+    while True:
+        time.sleep(3600)
 
 
 def main() -> None:
