@@ -15,6 +15,10 @@ from lab.play import Run, fingerprint, play
 
 PLAYBOOK = "molecule/nvidia_driver/converge.yml"
 NAMES = tuple(host.name for host in chosen())
+FIRST = NAMES[0]
+# The version that a host starts with (molecule/nvidia_driver/inventory), and a newer one of its archive.
+UPGRADES = {"driver1": ("535.261.03", "535.309.01")}
+TOOLKIT = "nvidia-container-toolkit"
 # Tasks of the role, as a run names them.
 LOOK = "steadfast.vllm.nvidia_driver : Look at the host, and refuse what could not work"
 INSTALL = "steadfast.vllm.nvidia_driver : Install, change or remove the driver"
@@ -24,7 +28,13 @@ FILES = (
     "/etc/apt/preferences.d/steadfast-nvidia-driver",
     "/etc/apt/apt.conf.d/52steadfast-nvidia-driver",
     "/etc/modprobe.d/steadfast-nvidia-driver.conf",
+    "/etc/systemd/system/steadfast-nvidia-cdi.service",
+    "/etc/systemd/system/docker.service.d",
 )
+
+
+def with_two_versions() -> list[str]:
+    return [name for name in NAMES if name in UPGRADES]
 
 
 def driver(*arguments: str, **variables: Any) -> Run:

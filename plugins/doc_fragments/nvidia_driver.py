@@ -63,6 +63,16 @@ options:
         problem.
     type: bool
     default: false
+  container_toolkit:
+    description:
+      - Whether the NVIDIA Container Toolkit is to be there too, and a unit that describes the GPUs to container engines
+        (CDI) at every boot.
+    type: bool
+    default: false
+  dcgm:
+    description: Whether NVIDIA's Data Center GPU Manager is to be there too, and to run.
+    type: bool
+    default: false
   repository:
     description: Where NVIDIA's repositories lie, one folder a distribution. Used with O(source=nvidia).
     type: str

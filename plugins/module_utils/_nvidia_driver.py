@@ -34,11 +34,12 @@ class Names(t.NamedTuple):
     modules: str
     companions: tuple[str, ...]
     headers: tuple[str, ...]
+    extras: tuple[str, ...]
     stream: str
 
     @property
     def driver(self) -> tuple[str, ...]:
-        return (*self.locked, self.modules, *self.companions)
+        return (*self.locked, self.modules, *self.companions, *self.extras)
 
 
 class Plan(t.NamedTuple):
@@ -73,6 +74,7 @@ def plan(wished: Wishes, seen: Seen) -> Plan:
         return Plan(skipped="this machine has no NVIDIA GPU, and nvidia_driver_without_gpu is skip")
     problems = [*obstacles.machine(wished, seen), *obstacles.spelling(wished)]
     if wished["source"] == "preinstalled":
+        problems += obstacles.extras_of_image(wished, seen)
         return Plan(problems=tuple(problems), kernel=seen["running_kernel"])
     made = obstacles.recipe(seen, wished)
     problems += obstacles.source(wished, seen, made)
@@ -90,12 +92,12 @@ def problems_in(problems: Sequence[Problem], *places: str) -> bool:
 
 def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str], problems: list[Problem]) -> Plan:
     kernel = wished["kernel"] or seen["running_kernel"]
-    names = {
-        flavour: _names(made, flavour, obstacles.branch_of(wished), kernel, seen) for flavour in (OPEN, PROPRIETARY)
-    }
+    names = {flavour: _names(wished, made, flavour, kernel, seen) for flavour in (OPEN, PROPRIETARY)}
     problems += obstacles.modules(wished, generations)
     allowed = _allowed(wished, generations)
-    had = [flavour for flavour in allowed if _satisfied(wished, seen, made, names[flavour])]
+    # A driver that is there and fits stays at its version, also where something beside it is missing.
+    stands = [flavour for flavour in allowed if _stands(wished, seen, made, names[flavour])]
+    had = [flavour for flavour in stands if _complete(seen, names[flavour])]
     if made.manager == "dnf":
         flavour = _flavour(allowed, obstacles.branch_of(wished))
         problems += obstacles.secure_boot(seen, made) + obstacles.branch(generations, obstacles.branch_of(wished))
@@ -107,17 +109,21 @@ def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str
         return Plan(problems=tuple(problems), asks=tuple(asks))
     else:
         problems += obstacles.headers(wished, seen, made, kernel)
-        flavour, versions, wrong = _choice(wished, seen["available"], made, names, allowed)
-        problems += wrong
+        flavour, versions, wrong = (
+            (stands[0], seen["installed"], _absentees(wished, seen, names[stands[0]].companions))
+            if stands
+            else _choice(wished, seen["available"], made, names, allowed)
+        )
+        problems += wrong or obstacles.extras(wished, seen, names[flavour].extras)
     chosen = names[flavour]
     pinned = {name: versions.get(name, "") for name in chosen.locked}
     pinned[chosen.modules] = versions.get(chosen.modules, "") if made.modules_locked else ""
     version = next((obstacles.upstream(pinned[name]) for name in chosen.locked if pinned[name]), "")
-    if not had:
+    if not stands:
         problems += obstacles.secure_boot(seen, made) + obstacles.in_use(seen) + obstacles.foreign(seen)
     if version:
         problems += obstacles.branch(generations, version.partition(".")[0])
-    packages = {**pinned, **dict.fromkeys((*chosen.companions, *_wanted_headers(seen, chosen)), "")}
+    packages = {**pinned, **dict.fromkeys((*chosen.companions, *chosen.extras, *_wanted_headers(seen, chosen)), "")}
     other = names[PROPRIETARY if flavour == OPEN else OPEN].modules
     hold, unhold = _holds(wished, seen, chosen)
     return Plan(
@@ -136,7 +142,8 @@ def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str
     )
 
 
-def _names(made: Recipe, flavour: str, branch: str, kernel: str, seen: Seen) -> Names:
+def _names(wished: Wishes, made: Recipe, flavour: str, kernel: str, seen: Seen) -> Names:
+    branch = obstacles.branch_of(wished)
     fill = {
         "branch": branch,
         "suffix": f"-{branch}" if branch.isdecimal() and int(branch) < tables.UNVERSIONED_FROM else "",
@@ -157,6 +164,11 @@ def _names(made: Recipe, flavour: str, branch: str, kernel: str, seen: Seen) -> 
         modules=made.modules[flavour].format(**fill),
         companions=made.companions,
         headers=tuple(dict.fromkeys(headers)),
+        extras=tuple(
+            extra.package.format(cuda=13 if int(branch or 0) >= tables.CUDA_13_FROM else 12)
+            for option, extra in tables.EXTRAS.items()
+            if wished[option]
+        ),
         stream=made.stream.get(flavour, "").format(**fill),
     )
 
@@ -175,14 +187,24 @@ def _flavour(allowed: Sequence[str], branch: str) -> str:
     return OPEN if int(branch or 0) >= tables.OPEN_FROM else PROPRIETARY
 
 
-def _satisfied(wished: Wishes, seen: Seen, made: Recipe, names: Names) -> bool:
-    """Whether the driver is installed, one version of it, as wished."""
+def _stands(wished: Wishes, seen: Seen, made: Recipe, names: Names) -> bool:
+    """Whether the driver itself is installed, one version of it, as wished."""
     installed = seen["installed"]
-    if any(name not in installed for name in (*names.driver, *names.headers)):
+    if any(name not in installed for name in (*names.locked, names.modules)):
         return False
     locked = (*names.locked, names.modules) if made.modules_locked else names.locked
     versions = {obstacles.upstream(installed[name]) for name in locked}
     return len(versions) == 1 and _fits(wished, versions.pop())
+
+
+def _complete(seen: Seen, names: Names) -> bool:
+    """Whether all that goes with the driver is installed too."""
+    return all(name in seen["installed"] for name in (*names.driver, *names.headers))
+
+
+def _absentees(wished: Wishes, seen: Seen, companions: Sequence[str]) -> list[Problem]:
+    missing = [name for name in companions if name not in seen["installed"] and not seen["available"].get(name)]
+    return [obstacles.not_offered(wished, missing)] if missing else []
 
 
 def _fits(wished: Wishes, version: str) -> bool:
@@ -274,7 +296,7 @@ def _rpm(wished: Wishes, names: Names, flavour: str, kernel: str, problems: list
     """dnf resolves by itself: the stream is the pin of the branch, a version one of the packages."""
     packages = {
         **dict.fromkeys((*names.locked, names.modules), str(wished["version"])),
-        **dict.fromkeys((*names.companions, *names.headers), ""),
+        **dict.fromkeys((*names.companions, *names.extras, *names.headers), ""),
     }
     return Plan(
         problems=tuple(problems),

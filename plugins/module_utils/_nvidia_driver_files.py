@@ -20,17 +20,37 @@ KEY = "/etc/apt/keyrings/steadfast-nvidia-driver.asc"
 PIN = "/etc/apt/preferences.d/steadfast-nvidia-driver"
 UNATTENDED = "/etc/apt/apt.conf.d/52steadfast-nvidia-driver"
 YUM = "/etc/yum.repos.d/steadfast-nvidia-driver.repo"
+CDI = f"/etc/systemd/system/{tables.CDI_UNIT}"
+# Docker waits for the description: a container that it starts at boot needs its GPUs by then.
+CDI_WANTED = "/etc/systemd/system/docker.service.d/steadfast-nvidia-cdi.conf"
 MODPROBE = "/etc/modprobe.d/steadfast-nvidia-driver.conf"
 HEAD = "Written by steadfast.vllm.nvidia_driver; changes here are undone by its next run."
 
+# Under /run, where the toolkit's own refresh (from 1.18 on) writes too, so that there is never a second description. It
+# names files by the driver's version, which is why it is made anew at every boot and after every change of the driver.
+CDI_TEXT = f"""# {HEAD}
+[Unit]
+Description=Describe NVIDIA's GPUs to container engines (CDI)
+After=systemd-modules-load.service nvidia-persistenced.service nvidia-fabricmanager.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+TimeoutStartSec=120
+ExecStart=/usr/bin/nvidia-ctk cdi generate --output=/run/cdi/nvidia.yaml
+"""
+CDI_WANTED_TEXT = f"# {HEAD}\n[Unit]\nWants={tables.CDI_UNIT}\nAfter={tables.CDI_UNIT}\n"
 # A priority of more than 1000 holds a package at its version even where that is a step back (apt_preferences(5)).
 PRIORITY = 1001
 NOUVEAU = f"# {HEAD}\nblacklist nouveau\noptions nouveau modeset=0\n"
 # What unattended-upgrades matches from the beginning of a package's name.
 LEFT_ALONE = {
-    "driver": ("nvidia-", "libnvidia-", "libcuda1$", "libcudadebugger1$", "firmware-nvidia-", "linux-modules-nvidia-"),
+    "driver": (
+        "nvidia-", "libnvidia-", "libcuda1$", "libcudadebugger1$", "firmware-nvidia-", "linux-modules-nvidia-",
+        "datacenter-gpu-manager-",
+    ),
     "kernel": ("linux-image-", "linux-headers-", "linux-modules-", "linux-generic", "linux-aws", "linux-gcp"),
-}
+}  # fmt: skip
 
 
 class Entry(t.TypedDict):
@@ -86,11 +106,15 @@ def yum(wished: Wishes, seen: Seen) -> str:
 
 
 def entries(wished: Wishes, seen: Seen, made: Plan) -> list[Entry]:
-    """All files of the role; none where the driver is not to be there, or was there before."""
+    """All files of the role; none where the driver is not to be there, and few where it was there before."""
     recipe = obstacles.recipe(seen, wished)
-    if wished["state"] == "absent" or wished["source"] == "preinstalled" or recipe is None or made.skipped:
+    if wished["state"] == "absent" or made.skipped:
         return []
-    found = [Entry(path=MODPROBE, content=NOUVEAU, owes=["initramfs"] if seen["initramfs"] else [])]
+    described = [(CDI, CDI_TEXT), (CDI_WANTED, CDI_WANTED_TEXT)] if wished["container_toolkit"] else []
+    found = [Entry(path=path, content=content, owes=["systemd"]) for path, content in described]
+    if wished["source"] == "preinstalled" or recipe is None:
+        return found
+    found += [Entry(path=MODPROBE, content=NOUVEAU, owes=["initramfs"] if seen["initramfs"] else [])]
     if recipe.manager == "dnf":
         return [*found, Entry(path=YUM, content=yum(wished, seen), owes=[])]
     repository = sources(wished, seen)

@@ -26,6 +26,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _nvidia_driver_files,
 )
 from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_tables as tables
 from ansible_collections.steadfast.vllm.plugins.module_utils._apt_view import LISTS, View, environment
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner
 from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver import Plan
@@ -51,6 +52,8 @@ OPTIONS: dict[str, t.Any] = {
     "hold": {"type": "list", "elements": "str", "choices": ["driver", "kernel"], "default": ["driver"]},
     "without_gpu": {"type": "str", "choices": ["fail", "skip", "install"], "default": "fail"},
     "reboot": {"type": "bool", "default": False},
+    "container_toolkit": {"type": "bool", "default": False},
+    "dcgm": {"type": "bool", "default": False},
     "repository": {"type": "str", "default": "https://developer.download.nvidia.com/compute/cuda/repos"},
     "repository_key": {"type": "str", "default": "", "no_log": False},
 }
@@ -255,6 +258,9 @@ def see(wished: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "archive_files": list(files),
         "archive": _apt_sources.own(sources, codename, whose),
         "initramfs": initramfs(),
+        "programs": [
+            extra.program for extra in tables.EXTRAS.values() if shutil.which(extra.program, path=environment()["PATH"])
+        ],
         "pinned": _nvidia_driver_files.pinned(_host.text_of(_nvidia_driver_files.PIN)),
         "added": record(),
         "library": library(run),

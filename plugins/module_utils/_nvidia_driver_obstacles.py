@@ -21,9 +21,12 @@ Wishes = Mapping[str, t.Any]
 
 # Their number as NVIDIA writes it: 535.309.01, and 580.65.06 as well as 570.133.20 and 595.45.
 VERSION = re.compile(r"\d{3}\.\d+(\.\d+)?\Z")
-# They hold the GPU's device all the time, and are the driver's own: nvidia-persistenced and nv-fabricmanager, in the 15
-# letters that the kernel keeps of a name.
-OWN_PROGRAMS = ("nvidia-persiste", "nv-fabricmanage")
+# They hold the GPU's device all the time, and are the driver's own: nvidia-persistenced, nv-fabricmanager and DCGM's
+# engine, in the 15 letters that the kernel keeps of a name.
+OWN_PROGRAMS = ("nvidia-persiste", "nv-fabricmanage", "nv-hostengine")
+
+# What else there is to do where one of tables.EXTRAS is not wanted.
+WITHOUT = {"container_toolkit": ", with service_compose_gpus: devices or none", "dcgm": ""}
 
 
 class Problem(t.NamedTuple):
@@ -208,6 +211,36 @@ def not_offered(wished: Wishes, missing: Sequence[str]) -> Problem:
         "see what there is with apt-cache search nvidia once the source is enabled, and choose another branch, source "
         "or kernel",
     )
+
+
+def extras(wished: Wishes, seen: Seen, packages: Sequence[str]) -> list[Problem]:
+    """Those that no source of the host has; an option's value is of no interest, since it is only ever true."""
+    options = [option for option in tables.EXTRAS if wished[option]]
+    return [
+        Problem(
+            f"nvidia_driver_{option}",
+            "true",
+            f"neither the source {wished['source']} nor the host's own sources have {package}",
+            "set nvidia_driver_source: nvidia, whose repository has it; or add NVIDIA's repository of it to the host's "
+            f"own sources; or set it to false{WITHOUT[option]}",
+        )
+        for option, package in zip(options, packages)
+        if package not in seen["installed"] and not seen["available"].get(package)
+    ]
+
+
+def extras_of_image(wished: Wishes, seen: Seen) -> list[Problem]:
+    """Nothing is installed with source preinstalled, so the image has to have them."""
+    return [
+        Problem(
+            f"nvidia_driver_{option}",
+            "true",
+            f"the image has no {extra.program}, and nvidia_driver_source: preinstalled installs nothing",
+            f"install {extra.package.format(cuda=13)} into it, or set it to false{WITHOUT[option]}",
+        )
+        for option, extra in tables.EXTRAS.items()
+        if wished[option] and extra.program not in seen["programs"]
+    ]
 
 
 def headers(wished: Wishes, seen: Seen, made: Recipe, kernel: str) -> list[Problem]:

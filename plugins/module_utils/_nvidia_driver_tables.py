@@ -156,6 +156,26 @@ _NVIDIA_RPM = Recipe(
 UNVERSIONED_FROM = 590
 
 
+class Extra(t.NamedTuple):
+    """What stands beside the driver on wish. {cuda} is filled in. program: what tells that an image brought it."""
+
+    package: str
+    program: str
+    unit: str
+
+
+# The unit that describes the GPUs to container engines; _nvidia_driver_files.py renders it.
+CDI_UNIT = "steadfast-nvidia-cdi.service"
+# As of 2026-11-22, by the option that asks for them: NVIDIA Container Toolkit, "Installing"; DCGM, "Install DCGM". Both
+# lie in NVIDIA's CUDA repositories beside the driver; neither is in the archive of Debian 12 or 13.
+EXTRAS = {
+    "container_toolkit": Extra("nvidia-container-toolkit", "nvidia-ctk", CDI_UNIT),
+    "dcgm": Extra("datacenter-gpu-manager-4-cuda{cuda}", "dcgmi", "nvidia-dcgm.service"),
+}
+# The first branch that brings CUDA 13 (its release notes), and with it DCGM's package for that.
+CUDA_13_FROM = 580
+
+
 class Distribution(t.NamedTuple):
     """vendor: the distribution's folder in NVIDIA's repository. tried: whether this role has been run on it."""
 

@@ -161,8 +161,12 @@ def main() -> None:
         module.warn(f"A reboot is owed: {reboot}. Drain the host and reboot it, or set nvidia_driver_reboot: true")
     units = [
         name
-        for name, wanted in (("nvidia-persistenced", plan.persistence), ("nvidia-fabricmanager", plan.fabric))
-        if wanted
+        for name, wanted in (
+            ("nvidia-persistenced.service", plan.persistence),
+            ("nvidia-fabricmanager.service", plan.fabric),
+            *((extra.unit, wished[option]) for option, extra in tables.EXTRAS.items()),
+        )
+        if wanted and wished["state"] == "present" and not plan.skipped
     ]
     module.exit_json(
         changed=False,
@@ -178,7 +182,7 @@ def main() -> None:
         initramfs=seen["initramfs"],
         skipped_because=plan.skipped,
         gpus=[{**gpu, "generation": tables.generation(gpu["device"])} for gpu in seen["gpus"]],
-        services={f"{name}.service": _nvidia_driver_host.service(f"{name}.service", run) for name in units},
+        services={name: _nvidia_driver_host.service(name, run) for name in units},
         reboot_needed=reboot,
     )
 

@@ -58,6 +58,11 @@ version:
   returned: success
   type: str
   sample: 535.309.01
+swapped:
+  description: Whether the libraries are of another version now, or none, so that what uses them has to start anew.
+  returned: success
+  type: bool
+  sample: true
 reboot_needed:
   description: Why a reboot is owed; empty where none is.
   returned: success
@@ -89,8 +94,10 @@ def change(module: AnsibleModule, wished: dict[str, t.Any], run: Runner, opened:
     if plan.problems:
         told = "\n".join(map(str, plan.problems))
         module.fail_json(msg=f"the driver cannot be as wished; nothing was changed:\n{told}")
+    before = seen["library"]
     due = [] if plan.skipped else _nvidia_driver_apply.due(plan, seen)
     result: dict[str, t.Any] = {"changed": bool(due), "done": due, "version": plan.version, "reboot_needed": ""}
+    result["swapped"] = bool(due) and before != plan.version
     if due and module._diff:
         result["diff"] = _nvidia_driver_apply.changes(plan, seen)
     if module.check_mode or plan.skipped:

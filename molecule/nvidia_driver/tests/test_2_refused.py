@@ -24,17 +24,17 @@ FULL = "mount -t tmpfs -o size=64m none /var/lib/dkms"
 
 @contextmanager
 def mounted(command: str, place: str) -> Iterator[None]:
-    rig.shell("driver1", command)
+    rig.shell(rig.FIRST, command)
     try:
         yield
     finally:
-        rig.shell("driver1", f"umount {place}")
+        rig.shell(rig.FIRST, f"umount {place}")
 
 
 def refused(**variables: Any) -> str:
     """What the role says to wishes that it refuses on the first host, which stays as it was."""
     before = fingerprint()
-    run = rig.driver("--limit", "driver1", **variables)
+    run = rig.driver("--limit", rig.FIRST, **variables)
     assert run.code != 0 and not run.changed
     assert set(run.failed) == {rig.LOOK}
     assert fingerprint() == before

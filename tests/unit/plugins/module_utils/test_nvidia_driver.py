@@ -314,3 +314,53 @@ def test_what_an_installed_driver_is_worth(changes: dict[str, Any], place: str, 
     problems, owed = _nvidia_driver.verdict(seen(**changes), 30)
     assert [problem.place for problem in problems] == ([place] if place else [])
     assert reboot in owed and bool(reboot) == bool(owed)
+
+
+# What stands beside the driver
+
+
+TOOLKIT = "nvidia-container-toolkit"
+
+
+@pytest.mark.parametrize("missing", ["nvidia-persistenced", "linux-headers-6.1.0-41-amd64", TOOLKIT])
+def test_what_is_missing_beside_a_driver_comes_without_another_driver(missing: str) -> None:
+    """There is a newer one, and programs use the one that is there."""
+    have = {name: version for name, version in installed(FIRST).items() if name != missing}
+    offers = {**bookworm_offers(), TOOLKIT: ["1.18.0-1"]}
+    host = seen(installed=have, available=offers, users=[{"pid": 7, "command": "vllm"}])
+    made = plan(wished(container_toolkit=missing == TOOLKIT), host)
+    assert (made.problems, made.version, made.install) == ((), "535.261.03", (missing,))
+    asked = plan(wished(container_toolkit=missing == TOOLKIT), {**host, "available": None})
+    assert missing in asked.asks
+
+
+def test_what_is_missing_beside_a_driver_and_cannot_be_had_is_told() -> None:
+    have = {name: version for name, version in installed(FIRST).items() if name != "nvidia-persistenced"}
+    offers = {name: versions for name, versions in bookworm_offers().items() if name != "nvidia-persistenced"}
+    made = plan(wished(), seen(installed=have, available=offers))
+    assert "apt finds no package nvidia-persistenced" in str(made.problems[0])
+
+
+def test_the_toolkit_is_held_and_not_pinned() -> None:
+    made = plan(wished(container_toolkit=True), seen(available={**bookworm_offers(), TOOLKIT: ["1.18.0-1"]}))
+    assert (made.problems, made.packages[TOOLKIT]) == ((), "")
+    assert TOOLKIT in made.hold
+
+
+def test_a_toolkit_that_no_source_has_is_told_with_the_ways_out() -> None:
+    (problem,) = plan(wished(container_toolkit=True), seen()).problems
+    assert str(problem).startswith("nvidia_driver_container_toolkit: true: neither the source distribution nor")
+    assert "nvidia_driver_source: nvidia" in str(problem) and "service_compose_gpus: devices" in str(problem)
+
+
+@pytest.mark.parametrize(("branch", "cuda"), [("570", 12), ("580", 13), ("610", 13)])
+def test_dcgm_comes_for_the_cuda_of_the_branch(branch: str, cuda: int) -> None:
+    asked = plan(wished(source="nvidia", branch=branch, dcgm=True), seen(available=None)).asks
+    assert [name for name in asked if "datacenter" in name] == [f"datacenter-gpu-manager-4-cuda{cuda}"]
+
+
+def test_an_image_has_to_bring_its_toolkit() -> None:
+    wishes = wished(source="preinstalled", container_toolkit=True)
+    (problem,) = plan(wishes, seen()).problems
+    assert "the image has no nvidia-ctk" in str(problem)
+    assert plan(wishes, seen(programs=["nvidia-ctk"])).problems == ()

@@ -227,3 +227,51 @@ def test_the_diff_shows_versions_and_holds() -> None:
     assert f"nvidia-smi {FIRST} hold\n" in shown["before"]
     assert f"nvidia-smi {SECURITY}\n" in shown["after"]
     assert "persistenced" not in shown["before"] + shown["after"]
+
+
+class Loaded(Host):
+    """A GPU's host: services and modules that are loaded. `breaks: rmmod` is a module that something uses."""
+
+    running = ("nvidia-persistenced.service",)
+
+    def systemctl(self, words: list[str], _given: str) -> Done:
+        active = "active" if words[-1] in self.running else "inactive"
+        return Done(0, f"LoadState=loaded\nActiveState={active}\n")
+
+    def rmmod(self, _words: list[str], _given: str) -> Done:
+        return Done(1 if self.breaks == "rmmod" else 0)
+
+    def modprobe(self, _words: list[str], _given: str) -> Done:
+        return Done(0)
+
+
+@pytest.mark.parametrize("breaks", ["", "rmmod"])
+def test_modules_of_another_version_are_taken_out_where_nothing_uses_them(
+    hands: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: str
+) -> None:
+    modules = tmp_path / "proc-modules"
+    modules.write_text("nvidia_uvm 1 0 - Live 0x0\nvim 1 0 - Live 0x0\nnvidia 1 1 nvidia_uvm, Live 0x0\n")
+    monkeypatch.setattr(apply, "LOADED", str(modules))
+    old, new = {"version": "535.261.03"}, {"version": "535.309.01"}
+    answers = iter([old] if breaks else [None, new])
+    monkeypatch.setattr(apply._gpu_host, "loaded", lambda: next(answers))
+    host = Loaded(installed(FIRST), breaks=breaks)
+    made = hands(host, version="535.309.01")
+    made.seen.update(loaded=old, library="535.309.01")
+    made.load()
+    done = [" ".join(command) for command in host.commands]
+    assert "rmmod nvidia_uvm nvidia" in done
+    assert "systemctl stop nvidia-persistenced.service" in done
+    if breaks:
+        # A reboot is owed, and until then all runs as before.
+        assert done[-1] == "systemctl start nvidia-persistenced.service" and made.seen["loaded"] == old
+    else:
+        assert done[-1] == "modprobe nvidia" and made.seen["loaded"] == new
+
+
+def test_modules_of_the_libraries_version_stay(hands: Any) -> None:
+    host = Loaded(installed())
+    made = hands(host)
+    made.seen.update(loaded={"version": "535.309.01"}, library="535.309.01")
+    made.load()
+    assert not any(command[0] in ("rmmod", "modprobe") for command in host.commands)

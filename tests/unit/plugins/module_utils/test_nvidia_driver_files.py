@@ -136,3 +136,12 @@ def test_nothing_is_left_where_the_driver_is_not_ours(changes: dict[str, Any]) -
 
 def test_a_gpu_makes_no_difference_to_the_files() -> None:
     assert rendered(seen(gpus=[]), wished(without_gpu="install")) == rendered(seen(gpus=[gpu("2330")]), wished())
+
+
+@pytest.mark.parametrize("source", ["distribution", "preinstalled"])
+def test_the_gpus_are_described_before_docker_starts(source: str) -> None:
+    made = rendered(seen(programs=["nvidia-ctk"]), wished(source=source, container_toolkit=True))
+    assert "ExecStart=/usr/bin/nvidia-ctk cdi generate --output=/run/cdi/nvidia.yaml\n" in made[files.CDI]
+    unit = files.CDI.rpartition("/")[2]
+    assert f"Wants={unit}\nAfter={unit}\n" in made[files.CDI_WANTED]
+    assert files.CDI not in rendered(seen(), wished(source=source))

@@ -15,7 +15,7 @@ BROKEN = "9.9.9-broken"
 
 @pytest.fixture(scope="module")
 def removed() -> None:
-    """Both hosts without the driver."""
+    """The hosts without the driver."""
     before = fingerprint()
     told = rig.driver("--check", nvidia_driver_state="absent")
     assert {host for hosts in told.changed.values() for host in hosts} == set(rig.NAMES)
@@ -44,16 +44,16 @@ def test_a_build_that_fails_is_taken_back() -> None:
     """Headers that are there and no kernel can be built with: the build fails within a second."""
     build = f"/lib/modules/{BROKEN}/build"
     makefile = "all modules clean:\\n\\t@echo broken on purpose\\n\\t@exit 1\\n"
-    rig.shell("driver1", f"mkdir -p {build}/include && printf '{makefile}' > {build}/Makefile && touch {build}/.config")
+    rig.shell(rig.FIRST, f"mkdir -p {build}/include && printf '{makefile}' > {build}/Makefile && touch {build}/.config")
     try:
-        before, packages = rig.state("driver1"), rig.packages("driver1")
-        run = rig.driver("--limit", "driver1", nvidia_driver_kernel=BROKEN)
+        before, packages = rig.state(rig.FIRST), rig.packages(rig.FIRST)
+        run = rig.driver("--limit", rig.FIRST, nvidia_driver_kernel=BROKEN)
         assert run.code != 0
         assert set(run.failed) == {rig.INSTALL}
         assert "make.log ends with:" in run.messages and "broken on purpose" in run.messages
         assert "the host is as it was" in run.messages
-        assert rig.packages("driver1") == packages
-        assert rig.state("driver1") == before
-        assert not rig.shell("driver1", "ls -d /usr/src/nvidia* /var/lib/dkms/nvidia* 2>/dev/null", check=False)
+        assert rig.packages(rig.FIRST) == packages
+        assert rig.state(rig.FIRST) == before
+        assert not rig.shell(rig.FIRST, "ls -d /usr/src/nvidia* /var/lib/dkms/nvidia* 2>/dev/null", check=False)
     finally:
-        rig.shell("driver1", f"rm -r /lib/modules/{BROKEN}")
+        rig.shell(rig.FIRST, f"rm -r /lib/modules/{BROKEN}")
