@@ -311,7 +311,8 @@ def rehearse(wished: Mapping[str, t.Any], seen: dict[str, t.Any], first: Plan, v
     if failed and problems:
         where = ", ".join(sorted({uri for source in _apt_sources.read(apt_files()) for uri in source.uris}))
         why = f"the lists could not be fetched: {failed}"
-        problems.append(Problem("apt", where, why, "mend the network or the sources, and run again"))
+        # First: what no list told of may well be there.
+        problems.insert(0, Problem("apt", where, why, "mend the network or the sources, and run again"))
     if plan.version and not problems:
         view.pin(_nvidia_driver_files.PIN, _nvidia_driver_files.pin(plan.version))
         seen["trial"] = view.trial("install", words(plan))
