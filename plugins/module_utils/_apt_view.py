@@ -169,9 +169,10 @@ class View:
 
     def trial(self, verb: str, words: Sequence[str]) -> Trial:
         """What apt would do, and what it takes."""
-        done = self.ask("apt-get", verb, "--assume-no", *INSTALL_OPTIONS, *words)
-        # With --assume-no apt ends with "Abort." and status 1 where there was something to say no to.
-        if done.status and not done.output.rstrip().endswith("Abort."):
+        # --simulate tells no sizes. --assume-no would not do: apt asks nothing, and goes ahead, where the only thing that
+        # it would do is what its words name.
+        done = self.ask("apt-get", verb, "--print-uris", *INSTALL_OPTIONS, *words)
+        if done.status:
             return Trial(error=errors_of(done), download=0, disk=0, removes=[])
         need = re.search(r"Need to get ([\d.,]+ [kMG]?B)", done.output)
         more = re.search(r"([\d.,]+ [kMG]?B) of additional disk space will be used", done.output)

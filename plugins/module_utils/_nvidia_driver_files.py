@@ -53,10 +53,11 @@ LEFT_ALONE = {
 }  # fmt: skip
 
 
-class Entry(t.TypedDict):
-    """A file of managed_files."""
+class Entry(t.TypedDict, total=False):
+    """A file of managed_files, or a folder."""
 
     path: str
+    state: str
     content: str
     owes: list[str]
 
@@ -111,7 +112,8 @@ def entries(wished: Wishes, seen: Seen, made: Plan) -> list[Entry]:
     if wished["state"] == "absent" or made.skipped:
         return []
     described = [(CDI, CDI_TEXT), (CDI_WANTED, CDI_WANTED_TEXT)] if wished["container_toolkit"] else []
-    found = [Entry(path=path, content=content, owes=["systemd"]) for path, content in described]
+    found = [Entry(path=CDI_WANTED.rpartition("/")[0], state="directory")] if described else []
+    found += [Entry(path=path, content=content, owes=["systemd"]) for path, content in described]
     if wished["source"] == "preinstalled" or recipe is None:
         return found
     found += [Entry(path=MODPROBE, content=NOUVEAU, owes=["initramfs"] if seen["initramfs"] else [])]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lab import driver as rig
+from lab.play import Run
 
 FAKE = "/opt/fake-nvidia"
 SOURCE = "/etc/apt/sources.list.d/fake-nvidia.list"
@@ -36,8 +37,8 @@ echo 'deb [trusted=yes] file:{FAKE} ./' > {SOURCE}
 """
 
 
-def toolkit(**variables: Any) -> Any:
-    return rig.driver("--limit", rig.FIRST, nvidia_driver_version="", **variables)
+def toolkit(*arguments: str, **variables: Any) -> Run:
+    return rig.driver("--limit", rig.FIRST, *arguments, nvidia_driver_version="", **variables)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,11 @@ def test_a_toolkit_that_no_source_has_is_refused() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_docker_finds_the_gpus_described_when_it_starts() -> None:
-    before = rig.shell(rig.FIRST, "dkms status")
+    before, state = rig.shell(rig.FIRST, "dkms status"), rig.state(rig.FIRST)
+    # One package that needs no other: nothing that apt would ask about.
+    told = toolkit("--check", nvidia_driver_container_toolkit=True)
+    assert (told.code, set(told.changed)) == (0, {rig.INSTALL, rig.KEEP}), told.messages
+    assert rig.state(rig.FIRST) == state and rig.TOOLKIT not in rig.packages(rig.FIRST)
     run = toolkit(nvidia_driver_container_toolkit=True)
     assert (run.code, set(run.changed)) == (0, {rig.INSTALL, rig.KEEP}), run.messages
     assert rig.shell(rig.FIRST, "dkms status") == before, "the driver was touched"

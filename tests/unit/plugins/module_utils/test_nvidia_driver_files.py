@@ -28,7 +28,7 @@ APT_LINE = "deb [signed-by={key}] https://developer.download.nvidia.com/compute/
 
 def rendered(host: dict[str, Any], wishes: dict[str, Any]) -> dict[str, str]:
     plan = _nvidia_driver.plan(wishes, host)
-    return {entry["path"]: entry["content"] for entry in files.entries(wishes, host, plan)}
+    return {entry["path"]: entry.get("content", "") for entry in files.entries(wishes, host, plan)}
 
 
 @pytest.mark.parametrize(

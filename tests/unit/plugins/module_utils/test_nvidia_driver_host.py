@@ -141,18 +141,18 @@ def test_dnf_s_stream_counts_where_it_is_enabled(text: str, stream: str) -> None
     assert host.stream(text) == stream
 
 
-ASSUMED_NO = """The following packages will be REMOVED:
+REHEARSED = """The following packages will be REMOVED:
   nvidia-kernel-dkms* old-one*
 The following NEW packages will be installed:
   nvidia-open-kernel-dkms
 Need to get 1,117 kB of archives.
 After this operation, 263 MB of additional disk space will be used.
-Abort.
+'http://a.example/pool/nvidia-open-kernel-dkms_535.261.03-1_amd64.deb' nvidia-open-kernel-dkms_535.deb 1117000 MD5Sum:0d
 """
 
 
 def test_apt_s_rehearsal_is_understood() -> None:
-    view = _apt_view.View(Says(apt_get=Done(1, ASSUMED_NO)), {})
+    view = _apt_view.View(Says(apt_get=Done(0, REHEARSED)), {})
     trial = view.trial("install", ["x"])
     assert trial == {
         "error": "",
