@@ -19,13 +19,14 @@ ROOT = client.ROOT
 
 @dataclass(frozen=True)
 class Run:
-    """A playbook run: what each task changed, what failed and why, and what the others said."""
+    """A playbook run: what each task changed, what failed and why, what the others said, and what --diff showed."""
 
     changed: dict[str, list[str]]
     failed: dict[str, list[str]]
     messages: str
     code: int
     said: str
+    diff: str
 
     @property
     def clean(self) -> bool:
@@ -55,6 +56,7 @@ def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str
     failed: dict[str, list[str]] = {}
     messages: list[str] = []
     said: list[str] = []
+    diff: list[str] = []
     for one_play in report["plays"]:
         for task in one_play["tasks"]:
             name = task["task"]["name"]
@@ -63,11 +65,12 @@ def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str
                     failed.setdefault(name, []).append(host)
                     messages.append(str(result.get("msg", "")))
                     continue
+                diff.append(json.dumps(result.get("diff", "")))
                 words = result.get("msg", "")
                 said += map(str, words) if isinstance(words, list) else [str(words)]
                 if result.get("changed"):
                     changed.setdefault(name, []).append(host)
-    return Run(changed, failed, "\n".join(messages) + done.stderr, done.returncode, "\n".join(said))
+    return Run(changed, failed, "\n".join(messages) + done.stderr, done.returncode, "\n".join(said), "\n".join(diff))
 
 
 FOLDERS = "/etc /opt/uv /opt/vllm /opt/vllm-keeper /usr/local /var/lib/steadfast /var/lib/vllm"

@@ -2,7 +2,7 @@
 
 Fast ones first; a failure does not keep the later ones from being heard. Ends with one line in pytest's form that
 counts every test of every group, and with status 1 if any failed. `all` leaves out the scenarios of molecule whose
-tests another scenario runs too; `molecule` runs each by itself.
+tests another scenario runs too, and those that take both cores for long; `molecule` runs each by itself.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".cache" / "junit"
 SCENARIOS_AT_ONCE = 3
+# They build NVIDIA's kernel modules three times, which keeps both cores busy for minutes each.
+LONG = ("nvidia_driver",)
 # Alone, each keeps one core busy: most of lint is ansible-lint's one process, and most of sanity is ansible-test's.
 SIDE_BY_SIDE = ("lint", "sanity")
 # Files of integration tests that take a minute or more, the longest first: what begins last decides when all are done.
@@ -197,7 +199,8 @@ def run_elsewhere(name: str, names: list[str]) -> bool:
 def molecule(whole: bool = True) -> Outcome:
     """Three scenarios at a time, each in a lab of its own: most of each is waiting. The longest, `default`, first.
 
-    Not WHOLE: without those that another one includes. A host and its starts of vLLM are what a scenario costs.
+    Not WHOLE: without those that another one includes, and without LONG. A host and its starts of vLLM are what a
+    scenario costs.
     """
     names = sorted(
         (file.parent.name for file in ROOT.glob("molecule/*/molecule.yml")),
@@ -205,10 +208,12 @@ def molecule(whole: bool = True) -> Outcome:
     )
     outcome = Outcome()
     if not whole:
-        left_out = [name for name in names if run_elsewhere(name, names)]
-        names = [name for name in names if name not in left_out]
-        if left_out:
-            print(f"molecule: {', '.join(left_out)}: within other scenarios; by themselves: make molecule", flush=True)
+        within = [name for name in names if run_elsewhere(name, names)]
+        long = [name for name in names if name in LONG]
+        names = [name for name in names if name not in within + long]
+        for left_out, why in ((within, "within other scenarios; by themselves"), (long, "too long for here")):
+            if left_out:
+                print(f"molecule: {', '.join(left_out)}: {why}: make molecule", flush=True)
     if not names:
         outcome.failed.append("molecule:: no scenario found in molecule/*/molecule.yml")
     with ThreadPoolExecutor(SCENARIOS_AT_ONCE) as pool:

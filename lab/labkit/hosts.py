@@ -65,6 +65,9 @@ KNOWN = (
     Host("aws1", "trixie", 20, aws=True),
     # trixie, because bookworm has no Compose 2
     Host("docker1", "trixie", 31, serves=True, docker=True),
+    # NVIDIA's driver, on one host of each Debian
+    Host("driver1", "bookworm", 41),
+    Host("driver2", "trixie", 42),
 )
 USUAL = ("lb1", "gpu1", "gpu2", "aws1")
 

@@ -128,7 +128,8 @@ def _dotted(numbers: Sequence[int]) -> str:
 
 def driver(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """The driver that will be there: the one that this run installs, else the one that runs."""
-    if not _cards(seen):
+    # One that is asked for is judged without a GPU too: an image may be made on another machine.
+    if not (_cards(seen) or wanted["driver_version"]):
         return
     planned, loaded, told = wanted["driver_version"], seen["driver"], seen["smi"]
     version = planned or (loaded["version"] if loaded else "")
@@ -142,7 +143,8 @@ def driver(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
             "driver",
             f"the {what} is too old for a vLLM that is built for CUDA {wanted['cuda']}",
             f"CUDA {_major(wanted)} takes driver {least} or newer",
-            f"install a driver of branch {least} or newer from NVIDIA's own repository (Debian 12 itself has 535); "
+            f"have one of branch {least} or newer from NVIDIA's own repository (nvidia_driver_source: nvidia and "
+            f'nvidia_driver_branch: "{least}"; Debian 12 itself has 535, Debian 13 has 550); '
             f"or {OTHER_LOCK} CUDA {_fitting(version)}",
         )
     elif not planned and told is not None and told["problem"]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ CASES = {
     "model folder missing, and a vLLM for CUDA where no GPU is": (
         {**instances(model="/srv/no-such-model"), "vllm_lock_file": str(client.ROOT / PRODUCTION_LOCK)},
         ["/srv/no-such-model", "built for CUDA 13.0, and there is no NVIDIA GPU in this machine"],
+    ),
+    "Debian 12's own driver under a vLLM for CUDA 13": (
+        {
+            "vllm_lock_file": str(client.ROOT / PRODUCTION_LOCK),
+            "nvidia_driver_source": "distribution",
+            # There is no GPU and no package for the kernel of all hosts: as for an image that will run elsewhere.
+            "nvidia_driver_without_gpu": "install",
+            "nvidia_driver_kernel": f"cloud-{'arm64' if platform.machine() == 'aarch64' else 'amd64'}",
+        },
+        ["the driver 535.", "is too old for a vLLM that is built for CUDA 13.0", "nvidia_driver_source: nvidia"],
+    ),
+    "a driver for a host without a GPU": (
+        {"nvidia_driver_source": "distribution"},
+        ["nvidia_driver_without_gpu: fail: no PCI device of this machine is an NVIDIA GPU"],
     ),
     "health timeout not below its interval, path without a slash, matcher 600": (
         {"vllm_health_check": {"interval": 5, "timeout": 5, "path": "health", "matcher": "600"}},

@@ -81,6 +81,9 @@ def test_before_the_driver_the_one_that_will_come_is_judged() -> None:
     assert finding["cause"].startswith("the driver 535.309.01 that will be installed is too old")
     assert finding["evidence"] == "CUDA 13 takes driver 580 or newer"
     assert "NVIDIA's own repository" in finding["fix"] and finding["fix"].endswith("built for CUDA 12")
+    # For an image that is made on a machine without one.
+    found = wrong(wanted(driver_version="535.309.01"), seen(gpus=[], driver=None, smi=None))
+    assert [finding["check"] for finding in found] == ["gpu", "driver"]
     # It is the new one that counts, not the one that it takes the place of.
     assert wrong(wanted(driver_version="580.95.05"), seen(driver={"version": "535.309.01", "open": False})) == []
 
