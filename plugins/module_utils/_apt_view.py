@@ -169,8 +169,8 @@ class View:
 
     def trial(self, verb: str, words: Sequence[str]) -> Trial:
         """What apt would do, and what it takes."""
-        # --simulate tells no sizes. --assume-no would not do: apt asks nothing, and goes ahead, where it would do nothing
-        # but what its words name.
+        # --simulate tells no sizes. --assume-no would not do: apt asks nothing where it would do no more than its words
+        # name, and goes ahead.
         done = self.ask("apt-get", verb, "--print-uris", *INSTALL_OPTIONS, *words)
         if done.status:
             return Trial(error=errors_of(done), download=0, disk=0, removes=[])
