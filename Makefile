@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption faults rivals soak bench docs locks
+.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption driver faults rivals soak bench docs locks
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -63,7 +63,13 @@ molecule: ## molecule test: the whole way in the lab, with real vLLM
 
 adoption: ## servers started by hand in every way are taken over, and install_service.sh on a bare host; twenty minutes
 	@scripts/bootstrap lab
-	@python -m pytest tests/lab -v -ra
+	@python -m pytest tests/lab/test_adopt_*.py tests/lab/test_install_service.py -v -ra
+
+driver: ## NVIDIA's driver built on Debian 12 and 13, then changed under servers that go on; forty minutes
+	@scripts/bootstrap lab
+	@molecule test -s nvidia_driver
+	@STEADFAST_DRIVER_HOSTS=driver2 molecule test -s nvidia_driver
+	@python -m pytest tests/lab/test_driver_upgrade.py -v -ra
 
 faults: ## every fault under every process manager, with real vLLM: writes docs/faults.md; an hour or more
 	@scripts/bootstrap lab

@@ -46,6 +46,7 @@ class Plan(t.NamedTuple):
     """What is to be true. packages: {name: version, "" for any}. kernel: the release that the modules are for.
 
     asks: packages whose versions have to be known before this is a plan; empty where it is one.
+    swap: whether the driver itself changes, below whatever uses it.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -63,6 +64,7 @@ class Plan(t.NamedTuple):
     persistence: bool = False
     fabric: bool = False
     asks: tuple[str, ...] = ()
+    swap: bool = False
 
 
 def plan(wished: Wishes, seen: Seen) -> Plan:
@@ -101,7 +103,8 @@ def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str
     if made.manager == "dnf":
         flavour = _flavour(allowed, obstacles.branch_of(wished))
         problems += obstacles.secure_boot(seen, made) + obstacles.branch(generations, obstacles.branch_of(wished))
-        return _rpm(wished, names[flavour], flavour, kernel, problems)
+        made_rpm = _rpm(wished, names[flavour], flavour, kernel, problems)
+        return made_rpm._replace(swap=made_rpm.stream != seen["stream"])
     if had:
         flavour, versions = had[0], seen["installed"]
     elif seen["available"] is None:
@@ -139,6 +142,7 @@ def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str
         unhold=unhold,
         persistence=True,
         fabric=bool(seen["switches"]),
+        swap=not stands,
     )
 
 

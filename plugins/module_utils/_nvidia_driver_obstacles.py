@@ -286,7 +286,8 @@ def in_use(seen: Seen, why: str = "the driver below them is to be changed") -> l
             "GPU",
             told,
             f"these programs use it, and {why}",
-            "drain the host and stop them first (vllm-keeper drain, then vllm-keeper stop), and run again",
+            "have servers of this collection drained and stopped host by host: ansible-playbook "
+            "steadfast.vllm.driver_upgrade; stop others yourself, and run again",
         )
     ]
 

@@ -21,6 +21,11 @@ extends_documentation_fragment:
   - steadfast.vllm.nvidia_driver
   - steadfast.vllm.attributes.info
 options:
+  users_leave:
+    description: Whether the caller ends the programs that use the GPU before anything is changed, so that they are no
+      problem.
+    type: bool
+    default: false
   fail:
     description: Whether to fail if there is a problem, with all of them in the message.
     type: bool
@@ -117,6 +122,11 @@ reboot_needed:
   returned: success
   type: str
   sample: "the driver on the disk is 580.95.05, and version 580.65.06 is loaded"
+disturbs:
+  description: Whether what there is to do ends what uses the GPUs, because the driver changes or the host reboots.
+  returned: success
+  type: bool
+  sample: false
 """
 
 import typing as t
@@ -136,7 +146,11 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._command import run
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**_nvidia_driver_host.OPTIONS, "fail": {"type": "bool", "default": False}},
+        argument_spec={
+            **_nvidia_driver_host.OPTIONS,
+            "users_leave": {"type": "bool", "default": False},
+            "fail": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     wished: dict[str, t.Any] = module.params
@@ -184,6 +198,7 @@ def main() -> None:
         gpus=[{**gpu, "generation": tables.generation(gpu["device"])} for gpu in seen["gpus"]],
         services={name: _nvidia_driver_host.service(name, run) for name in units},
         reboot_needed=reboot,
+        disturbs=bool(reboot and wished["reboot"]) or (plan.swap and bool(due)),
     )
 
 

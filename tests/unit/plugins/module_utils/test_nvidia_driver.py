@@ -364,3 +364,13 @@ def test_an_image_has_to_bring_its_toolkit() -> None:
     (problem,) = plan(wishes, seen()).problems
     assert "the image has no nvidia-ctk" in str(problem)
     assert plan(wishes, seen(programs=["nvidia-ctk"])).problems == ()
+
+
+def test_it_is_told_whether_the_driver_itself_changes() -> None:
+    """Servers are stopped for that, and for nothing else."""
+    assert plan(wished(), seen()).swap
+    assert plan(wished(version="535.309.01"), seen(installed=installed(FIRST))).swap
+    assert plan(wished(modules="open", version="535.261.03"), seen(installed=installed(FIRST))).swap
+    have = {name: version for name, version in installed().items() if name != "nvidia-persistenced"}
+    assert not plan(wished(), seen(installed=have)).swap
+    assert not plan(wished(hold=[]), seen(installed=installed())).swap
