@@ -32,7 +32,9 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver impo
 from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver_host import MODULES, RECORD, Package
 
 # What of the driver's own uses its modules, and these in the order in which they can go.
-OWN_UNITS = ("nvidia-persistenced.service", "nvidia-fabricmanager.service", "nvidia-dcgm.service")
+OWN_UNITS = (
+    "vllm-keeper.service", "nvidia-dcgm.service", "nvidia-fabricmanager.service", "nvidia-persistenced.service",
+)  # fmt: skip
 LOADED, UNLOADED = "/proc/modules", ("nvidia_uvm", "nvidia_drm", "nvidia_modeset", "nvidia_peermem", "nvidia")
 DKMS_TREE = "/var/lib/dkms"
 # Debian's package of the persistence daemon makes this user, and leaves it behind.
@@ -236,18 +238,23 @@ class Hands:
 
     def load(self) -> None:
         """Load the modules where a GPU waits for them; where that does not work, a reboot is owed, and said so."""
-        loaded = self.seen["loaded"]
+        loaded, stopped = self.seen["loaded"], list[str]()
         if self.seen["gpus"] and loaded and loaded["version"] != self.seen["library"]:
-            self._unload()
+            stopped = self._unload()
         if self.seen["gpus"] and self.seen["loaded"] is None:
             self._quiet("modprobe", "nvidia")
             self.seen["loaded"] = _gpu_host.loaded()
         if self.seen["loaded"] is None:
             # The package has started its daemon, which found no GPU; it starts once there is one.
             self._quiet("systemctl", "reset-failed", DAEMON)
+        for unit in reversed(stopped):
+            self._quiet("systemctl", "start", unit)
 
-    def _unload(self) -> None:
-        """Take out modules of another version than the libraries. The kernel refuses that while anything uses them."""
+    def _unload(self) -> list[str]:
+        """Take out modules of another version than the libraries; the units that were stopped for it.
+
+        The kernel refuses that while anything uses them.
+        """
         running = [unit for unit in OWN_UNITS if _nvidia_driver_host.service(unit, self.run)["active"]]
         for unit in running:
             self._quiet("systemctl", "stop", unit)
@@ -256,8 +263,7 @@ class Hands:
             names = {line.partition(" ")[0] for line in lines}
             self.run(["rmmod", *(name for name in UNLOADED if name in names)], environment=environment(), timeout=60)
         self.seen["loaded"] = _gpu_host.loaded()
-        for unit in running if self.seen["loaded"] else ():
-            self._quiet("systemctl", "start", unit)
+        return running
 
 
 def _there(package: Package | None) -> bool:

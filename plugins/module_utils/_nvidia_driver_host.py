@@ -41,6 +41,8 @@ DPKG = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev}\\t${Package
 # Where dnf remembers the stream that `dnf module enable` chose.
 STREAM = "/etc/dnf/modules.d/nvidia-driver.module"
 SMI_SECONDS = 30.0
+# The keeper's process that reads GPUs all the time; by its short name it is a Python.
+KEEPER, KEEPERS_READER = "vllm-keeper", "/vllm_keeper/signals/nvml.py"
 # The options that both modules share; plugins/doc_fragments/nvidia_driver.py describes them.
 OPTIONS: dict[str, t.Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -108,7 +110,8 @@ def users(proc: str = "/proc") -> list[dict[str, t.Any]]:
             # It has ended, or is somebody else's: root sees all that live.
             continue
         if held:
-            found.append({"pid": int(folder.name), "command": _host.text_of(f"{folder}/comm")})
+            ours = KEEPERS_READER in _host.text_of(f"{folder}/cmdline")
+            found.append({"pid": int(folder.name), "command": KEEPER if ours else _host.text_of(f"{folder}/comm")})
     return found
 
 

@@ -21,9 +21,9 @@ Wishes = Mapping[str, t.Any]
 
 # Their number as NVIDIA writes it: 535.309.01, and 580.65.06 as well as 570.133.20 and 595.45.
 VERSION = re.compile(r"\d{3}\.\d+(\.\d+)?\Z")
-# They hold the GPU's device all the time, and are the driver's own: nvidia-persistenced, nv-fabricmanager and DCGM's
-# engine, in the 15 letters that the kernel keeps of a name.
-OWN_PROGRAMS = ("nvidia-persiste", "nv-fabricmanage", "nv-hostengine")
+# They hold the GPU's device all the time, and let go of it when the driver is changed: nvidia-persistenced,
+# nv-fabricmanager and DCGM's engine, in the 15 letters that the kernel keeps of a name, and the keeper's reader.
+OWN_PROGRAMS = ("nvidia-persiste", "nv-fabricmanage", "nv-hostengine", "vllm-keeper")
 
 # What else there is to do where one of tables.EXTRAS is not wanted.
 WITHOUT = {"container_toolkit": ", with service_compose_gpus: devices or none", "dcgm": ""}

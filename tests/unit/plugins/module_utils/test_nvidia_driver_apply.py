@@ -232,7 +232,7 @@ def test_the_diff_shows_versions_and_holds() -> None:
 class Loaded(Host):
     """A GPU's host: services and modules that are loaded. `breaks: rmmod` is a module that something uses."""
 
-    running = ("nvidia-persistenced.service",)
+    running = ("nvidia-persistenced.service", "vllm-keeper.service")
 
     def systemctl(self, words: list[str], _given: str) -> Done:
         active = "active" if words[-1] in self.running else "inactive"
@@ -260,13 +260,16 @@ def test_modules_of_another_version_are_taken_out_where_nothing_uses_them(
     made.seen.update(loaded=old, library="535.309.01")
     made.load()
     done = [" ".join(command) for command in host.commands]
-    assert "rmmod nvidia_uvm nvidia" in done
-    assert "systemctl stop nvidia-persistenced.service" in done
-    if breaks:
-        # A reboot is owed, and until then all runs as before.
-        assert done[-1] == "systemctl start nvidia-persistenced.service" and made.seen["loaded"] == old
-    else:
-        assert done[-1] == "modprobe nvidia" and made.seen["loaded"] == new
+    changed = [line for line in done if not line.startswith("systemctl show")]
+    units = ("nvidia-persistenced.service", "vllm-keeper.service")
+    # Where it cannot be, a reboot is owed, and until then all runs as before.
+    assert changed == [
+        *(f"systemctl stop {unit}" for unit in reversed(units)),
+        "rmmod nvidia_uvm nvidia",
+        *([] if breaks else ["modprobe nvidia"]),
+        *(f"systemctl start {unit}" for unit in units),
+    ]
+    assert made.seen["loaded"] == (old if breaks else new)
 
 
 def test_modules_of_the_libraries_version_stay(hands: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _apt_sources, _apt_view
 from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_host as host
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Done
 from ansible_collections.steadfast.vllm.tests.real_runner import real_runner
 
@@ -85,12 +86,19 @@ def test_dkms_modules_come_before_others_and_helpers_do_not_count(tmp_path: Path
 
 
 def test_the_gpu_s_users_are_told(tmp_path: Path) -> None:
-    for pid, target in ((12, "/dev/nvidia0"), (7, "/dev/null")):
+    words = {13: ["python3", "-I", "/opt/vllm-keeper/vllm_keeper/signals/nvml.py"]}
+    for pid, target in ((12, "/dev/nvidia0"), (7, "/dev/null"), (13, "/dev/nvidiactl")):
         folder = tmp_path / str(pid)
         (folder / "fd").mkdir(parents=True)
         (folder / "fd" / "3").symlink_to(target)
-        (folder / "comm").write_text("VLLM::Worker\n")
-    assert host.users(str(tmp_path)) == [{"pid": 12, "command": "VLLM::Worker"}]
+        (folder / "comm").write_text("VLLM::Worker\n" if pid != 13 else "python3\n")
+        (folder / "cmdline").write_text("\0".join([*words.get(pid, ["VLLM::Worker"]), ""]))
+    assert host.users(str(tmp_path)) == [
+        {"pid": 12, "command": "VLLM::Worker"},
+        # Otherwise no driver of a host with the keeper could ever be changed.
+        {"pid": 13, "command": "vllm-keeper"},
+    ]
+    assert not obstacles.in_use({"users": [{"pid": 13, "command": "vllm-keeper"}]})
 
 
 @pytest.mark.parametrize(
