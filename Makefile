@@ -65,7 +65,7 @@ adoption: ## servers started by hand in every way are taken over, and install_se
 	@scripts/bootstrap lab
 	@python -m pytest tests/lab/test_adopt_*.py tests/lab/test_install_service.py -v -ra
 
-driver: ## NVIDIA's driver built on Debian 12 and 13, then changed under servers that go on; forty minutes
+driver: ## NVIDIA's driver built on Debian 12 and 13, then changed under servers that go on; fifty minutes
 	@scripts/bootstrap lab
 	@molecule test -s nvidia_driver
 	@STEADFAST_DRIVER_HOSTS=driver2 molecule test -s nvidia_driver

@@ -33,7 +33,9 @@ class Run:
         return self.code == 0 and not self.changed
 
 
-def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str = "site.yml") -> Run:
+def play(
+    *arguments: str, variables: dict[str, Any] | None = None, playbook: str = "site.yml", timeout: float = 900
+) -> Run:
     """Run a playbook on the lab; what it did by task, as {task: [host]}."""
     command = ["ansible-playbook", "-i", "inventories/lab", playbook, *arguments]
     if variables:
@@ -45,7 +47,7 @@ def play(*arguments: str, variables: dict[str, Any] | None = None, playbook: str
         ANSIBLE_FORCE_COLOR="0",
     )
     env.pop("ANSIBLE_CALLBACKS_ENABLED", None)
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     start = done.stdout.find("{\n")
     if start < 0:
         raise RuntimeError(

@@ -4,7 +4,7 @@
 """playbooks/driver_upgrade.yml under two servers behind the balancer, which serve real vLLM on the CPU meanwhile.
 
 Packages and the build of the kernel modules are real; there is no GPU, so no module is loaded, and none of the servers
-uses one. Ten minutes.
+uses one. A quarter of an hour.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pid(host: str) -> int:
 
 
 def upgrade(*arguments: str) -> Run:
-    return play("--limit", "gpu1,gpu2", *arguments, variables=DRIVER, playbook=PLAYBOOK)
+    return play("--limit", "gpu1,gpu2", *arguments, variables=DRIVER, playbook=PLAYBOOK, timeout=2400)
 
 
 def test_what_would_be_done_is_told_and_not_done(lab: client.Lab) -> None:
