@@ -46,7 +46,7 @@ class Plan(t.NamedTuple):
     """What is to be true. packages: {name: version, "" for any}. kernel: the release that the modules are for.
 
     asks: packages whose versions have to be known before this is a plan; empty where it is one.
-    swap: whether the driver itself changes, below whatever uses it.
+    swap: whether the driver itself changes, below whatever uses it. drops: the module stream of dnf that goes.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -65,6 +65,7 @@ class Plan(t.NamedTuple):
     fabric: bool = False
     asks: tuple[str, ...] = ()
     swap: bool = False
+    drops: str = ""
 
 
 def plan(wished: Wishes, seen: Seen) -> Plan:
@@ -103,6 +104,7 @@ def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str
     if made.manager == "dnf":
         flavour = _flavour(allowed, obstacles.branch_of(wished))
         problems += obstacles.secure_boot(seen, made) + obstacles.branch(generations, obstacles.branch_of(wished))
+        problems += obstacles.kernel_hold(wished)
         made_rpm = _rpm(wished, names[flavour], flavour, kernel, problems)
         return made_rpm._replace(swap=made_rpm.stream != seen["stream"])
     if had:
@@ -321,14 +323,11 @@ def _rpm(wished: Wishes, names: Names, flavour: str, kernel: str, problems: list
 
 def _absent(wished: Wishes, seen: Seen) -> Plan:
     """All of the driver, and what came with it; a host that needs it for something is left alone."""
-    known = obstacles.distribution(seen)
-    if known and all(each.manager == "dnf" for each in known.recipes.values()):
-        why, fix = "this role does not remove what dnf installed", "dnf module remove --all nvidia-driver"
-        return Plan(problems=(Problem("nvidia_driver_state", "absent", why, fix),))
     gone = tuple(
         name for name in seen["installed"] if obstacles.is_driver(name) and (name in seen["added"] or _ours(seen, name))
     )
-    problems = [*obstacles.in_use(seen)] if gone else []
+    drops = seen["stream"] if obstacles.manager(seen) == "dnf" else ""
+    problems = [*obstacles.in_use(seen)] if gone or drops else []
     if seen["euid"] != 0:
         problems.append(Problem("become", seen["user"], "a driver is removed by root", "set become: true in the play"))
     return Plan(
@@ -336,6 +335,8 @@ def _absent(wished: Wishes, seen: Seen) -> Plan:
         kernel=wished["kernel"] or seen["running_kernel"],
         remove=gone,
         unhold=tuple(name for name in seen["held"] if name in gone),
+        swap=bool(gone or drops),
+        drops=drops,
     )
 
 

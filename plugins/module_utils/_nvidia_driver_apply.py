@@ -280,6 +280,8 @@ def _state(package: Package | None) -> tuple[str, str]:
 
 def due(plan: Plan, seen: Mapping[str, t.Any]) -> list[str]:
     """What there is to do, in words; nothing where the host is as planned."""
+    if plan.drops:
+        return [f"remove the packages of the module stream {plan.drops}"]
     if plan.stream:
         # dnf knows by itself which packages are there.
         return [] if plan.stream == seen["stream"] else [f"enable the module stream {plan.stream}"]

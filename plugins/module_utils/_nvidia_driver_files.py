@@ -100,10 +100,15 @@ def unattended(holds: t.Sequence[str]) -> str:
 
 
 def yum(wished: Wishes, seen: Seen) -> str:
-    """NVIDIA's repository for dnf, as it ships it itself, with its key."""
-    base = address(wished, seen)
-    name = f"cuda-{'-'.join(base.rsplit('/', 2)[1:])}"
-    return f"# {HEAD}\n[{name}]\nname={name}\nbaseurl={base}\nenabled=1\ngpgcheck=1\ngpgkey={base}/{tables.RPM_KEY}\n"
+    """NVIDIA's repository for dnf, as it ships it itself, with its key, and with what dnf.conf(5) has for a hold."""
+    base, name = address(wished, seen), repository_id(wished, seen)
+    held = f"excludepkgs={' '.join(tables.RPM_PACKAGES)}\n" if "driver" in wished["hold"] else ""
+    return f"# {HEAD}\n[{name}]\nname={name}\nbaseurl={base}\nenabled=1\ngpgcheck=1\ngpgkey={base}/{tables.RPM_KEY}\n{held}"
+
+
+def repository_id(wished: Wishes, seen: Seen) -> str:
+    """How dnf calls NVIDIA's repository, as NVIDIA does."""
+    return f"cuda-{'-'.join(address(wished, seen).rsplit('/', 2)[1:])}"
 
 
 def entries(wished: Wishes, seen: Seen, made: Plan) -> list[Entry]:

@@ -70,6 +70,19 @@ def recipe(seen: Seen, wished: Wishes) -> Recipe | None:
     return known.recipes.get(wished["source"]) if known else None
 
 
+def manager(seen: Seen) -> str:
+    """The program that installs packages there; "" on a distribution that is not known."""
+    known = distribution(seen)
+    return next((each.manager for each in known.recipes.values()), "") if known else ""
+
+
+def kernel_hold(wished: Wishes) -> list[Problem]:
+    if "kernel" not in wished["hold"]:
+        return []
+    why = "dnf holds no package by itself; what holds the driver is an exclusion in its repository"
+    return [Problem("nvidia_driver_hold", "kernel", why, "leave it out, and hold kernels with dnf versionlock")]
+
+
 def machine(wished: Wishes, seen: Seen) -> Iterator[Problem]:
     if seen["euid"] != 0:
         yield Problem("become", seen["user"], "a driver is installed by root", "set become: true in the play")

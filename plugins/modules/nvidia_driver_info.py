@@ -89,6 +89,11 @@ stream:
   returned: success
   type: str
   sample: ""
+repository:
+  description: The name that dnf has for NVIDIA's repository, empty with apt.
+  returned: success
+  type: str
+  sample: ""
 files:
   description: The files of the plan, as M(steadfast.vllm.managed_files) takes them.
   returned: success
@@ -157,8 +162,7 @@ def main() -> None:
     run = runner(module.run_command)
     with ExitStack() as opened:
         plan, seen = _nvidia_driver_host.look(wished, run, opened)
-    recipe = obstacles.recipe(seen, wished)
-    manager = recipe.manager if recipe else ""
+    manager = obstacles.manager(seen)
     due = [] if plan.skipped else _nvidia_driver_apply.due(plan, seen)
     problems, reboot = list(plan.problems), ""
     # What dnf has not brought yet cannot be worth anything.
@@ -192,6 +196,7 @@ def main() -> None:
         packages=dict(plan.packages),
         manager=manager,
         stream=plan.stream,
+        repository=_nvidia_driver_files.repository_id(wished, seen) if manager == "dnf" else "",
         files=_nvidia_driver_files.entries(wished, seen, plan),
         initramfs=seen["initramfs"],
         skipped_because=plan.skipped,

@@ -270,6 +270,21 @@ def test_dnf_s_branch_is_pinned_by_its_stream() -> None:
     assert (volta.stream, "kmod-nvidia-latest-dkms" in volta.packages) == ("nvidia-driver:580-dkms", True)
 
 
+def test_dnf_forgets_its_stream() -> None:
+    rocky = seen(os_release={"ID": "rocky", "VERSION_ID": "9.4"}, stream="nvidia-driver:580-open")
+    made = plan(wished(state="absent"), rocky)
+    assert (made.problems, made.drops, made.swap) == ((), "nvidia-driver:580-open", True)
+    assert not plan(wished(state="absent"), {**rocky, "stream": ""}).drops
+    assert places(plan(wished(state="absent"), {**rocky, "users": [{"pid": 7, "command": "vllm"}]})) == ["GPU"]
+
+
+def test_dnf_holds_no_kernel() -> None:
+    rocky = seen(os_release={"ID": "rocky", "VERSION_ID": "9.4"})
+    assert places(plan(wished(source="nvidia", branch="580", hold=["driver", "kernel"]), rocky)) == [
+        "nvidia_driver_hold"
+    ]
+
+
 TRIAL = {"error": "", "download": 100 * 2**20, "disk": 300 * 2**20, "removes": []}
 
 

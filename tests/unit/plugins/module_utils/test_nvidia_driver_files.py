@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -45,8 +46,14 @@ def test_dnf_gets_the_repository_as_nvidia_ships_it(
     host = seen(os_release={"ID": identity, "VERSION_ID": version}, machine=machine)
     made = rendered(host, wished(source="nvidia", branch="580", repository=VENDOR))
     head, _newline, body = made[files.YUM].partition("\n")
+    body, _begin, held = body.partition("excludepkgs=")
     assert head.startswith("#")
     assert body == RPM_REPO.format(distro=distro, arch=arch)
+    # What dnf upgrade leaves alone there; the container toolkit is not of the driver.
+    assert any(fnmatchcase("nvidia-driver-cuda-libs", like) for like in held.split())
+    assert any(fnmatchcase("kmod-nvidia-open-dkms", like) for like in held.split())
+    assert not any(fnmatchcase("libnvidia-container1", like) for like in held.split())
+    assert "excludepkgs" not in rendered(host, wished(source="nvidia", branch="580", hold=[]))[files.YUM]
 
 
 @pytest.mark.parametrize(
