@@ -103,7 +103,8 @@ def yum(wished: Wishes, seen: Seen) -> str:
     """NVIDIA's repository for dnf, as it ships it itself, with its key, and with what dnf.conf(5) has for a hold."""
     base, name = address(wished, seen), repository_id(wished, seen)
     held = f"excludepkgs={' '.join(tables.RPM_PACKAGES)}\n" if "driver" in wished["hold"] else ""
-    return f"# {HEAD}\n[{name}]\nname={name}\nbaseurl={base}\nenabled=1\ngpgcheck=1\ngpgkey={base}/{tables.RPM_KEY}\n{held}"
+    key = f"gpgcheck=1\ngpgkey={base}/{tables.RPM_KEY}\n"
+    return f"# {HEAD}\n[{name}]\nname={name}\nbaseurl={base}\nenabled=1\n{key}{held}"
 
 
 def repository_id(wished: Wishes, seen: Seen) -> str:
