@@ -201,7 +201,8 @@ VENDOR_MACHINES = {"x86_64": "x86_64", "aarch64": "sbsa"}
 # What an upgrade by dnf leaves alone in NVIDIA's repository: its module stream's packages, not the container toolkit.
 RPM_PACKAGES = (
     "nvidia-driver*", "nvidia-kmod-common", "kmod-nvidia-*", "nvidia-persistenced", "nvidia-modprobe",
-    "nvidia-settings", "nvidia-xconfig", "nvidia-fabric*", "libnvidia-ml", "libnvidia-cfg", "libnvidia-fbc", "libnvidia-gpucomp",
+    "nvidia-settings", "nvidia-xconfig", "nvidia-fabric*", "libnvidia-ml", "libnvidia-cfg", "libnvidia-fbc",
+    "libnvidia-gpucomp",
 )  # fmt: skip
 # The key of NVIDIA's RPM repositories lies beside the packages, under this name.
 RPM_KEY = "D42D0685.pub"
