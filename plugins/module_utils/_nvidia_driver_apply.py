@@ -26,6 +26,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _nvidia_driver_files,
     _nvidia_driver_host,
 )
+from ansible_collections.steadfast.vllm.plugins.module_utils import _nvidia_driver_obstacles as obstacles
 from ansible_collections.steadfast.vllm.plugins.module_utils._apt_view import View, environment, errors_of, last_lines
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Done, Runner
 from ansible_collections.steadfast.vllm.plugins.module_utils._nvidia_driver import Plan
@@ -239,7 +240,9 @@ class Hands:
     def load(self) -> None:
         """Load the modules where a GPU waits for them; where that does not work, a reboot is owed, and said so."""
         loaded, stopped = self.seen["loaded"], list[str]()
-        if self.seen["gpus"] and loaded and loaded["version"] != self.seen["library"]:
+        other = loaded and loaded["version"] != self.seen["library"]
+        # Where something else is due than a swap, servers may run: what serves them is not stopped for a try.
+        if self.seen["gpus"] and other and not obstacles.in_use(self.seen):
             stopped = self._unload()
         if self.seen["gpus"] and self.seen["loaded"] is None:
             self._quiet("modprobe", "nvidia")
