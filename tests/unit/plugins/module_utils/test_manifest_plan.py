@@ -201,7 +201,12 @@ some_claimed = st.frozensets(st.sampled_from((*FILES, "/d/foreign", "/g/foreign"
 
 def visible(host: dict[str, Actual]) -> dict[str, Actual]:
     """The same host without what lies in no directory: only what a directory shows can be found in it."""
-    return with_children({path: now for path, now in host.items() if str(PurePosixPath(path).parent) in {*host, "/"}})
+
+    def shown(path: str) -> bool:
+        above = str(PurePosixPath(path).parent)
+        return above == "/" or (above in host and host[above].kind == p.DIRECTORY and shown(above))
+
+    return with_children({path: now for path, now in host.items() if shown(path)})
 
 
 def covers(rule: Exclusive, path: str) -> bool:
