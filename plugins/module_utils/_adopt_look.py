@@ -138,33 +138,34 @@ def listening(pid: int, tree: set[int], proc: Path = PROC) -> list[tuple[str, in
 
 def ask(address: str, port: int, key: str | None, timeout: float = 5) -> dict[str, t.Any] | None:
     """The first model of /v1/models; None where it does not say."""
-    where = urllib.parse.urlsplit(_derive.base_url(address, port))
-    connection = http.client.HTTPConnection(where.hostname or "localhost", where.port, timeout=timeout)
     try:
-        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
-        models = json.loads(connection.getresponse().read(ANSWER_BYTES))["data"]
+        models = json.loads(_get(address, port, "/v1/models", key, timeout))["data"]
         # Adapters stand there too, with the base model as their parent.
         first = next((model for model in models if not model.get("parent")), models[0])
         return {name: first.get(name) for name in ("id", "root", "max_model_len")}
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, http.client.HTTPException):
         return None
-    finally:
-        connection.close()
 
 
 def requests(address: str, port: int, timeout: float = 5) -> int | None:
     """How many requests a server has, running and waiting, by its /metrics; None where it does not say."""
-    where = urllib.parse.urlsplit(_derive.base_url(address, port))
-    connection = http.client.HTTPConnection(where.hostname or "localhost", where.port, timeout=timeout)
     try:
-        connection.request("GET", "/metrics")
-        told = connection.getresponse().read(ANSWER_BYTES).decode(errors="replace")
+        told = _get(address, port, "/metrics", None, timeout).decode(errors="replace")
         counts = [float(count) for count in REQUESTS.findall(told)]
     except (OSError, ValueError, http.client.HTTPException):
         return None
+    return int(sum(counts)) if counts else None
+
+
+def _get(address: str, port: int, path: str, key: str | None, timeout: float) -> bytes:
+    """What the server answers, up to ANSWER_BYTES of it; raises what http.client does."""
+    where = urllib.parse.urlsplit(_derive.base_url(address, port))
+    connection = http.client.HTTPConnection(where.hostname or "localhost", where.port, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+        return connection.getresponse().read(ANSWER_BYTES)
     finally:
         connection.close()
-    return int(sum(counts)) if counts else None
 
 
 def mounts(text: str) -> list[tuple[str, str, str, str]]:

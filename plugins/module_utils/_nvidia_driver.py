@@ -105,8 +105,9 @@ def _present(wished: Wishes, seen: Seen, made: Recipe, generations: Sequence[str
         flavour = _flavour(allowed, obstacles.branch_of(wished))
         problems += obstacles.secure_boot(seen, made) + obstacles.branch(generations, obstacles.branch_of(wished))
         problems += obstacles.kernel_hold(wished)
-        made_rpm = _rpm(wished, names[flavour], flavour, kernel, problems)
-        return made_rpm._replace(swap=made_rpm.stream != seen["stream"])
+        swap = names[flavour].stream != seen["stream"]
+        problems += obstacles.in_use(seen) if swap else []
+        return _rpm(wished, names[flavour], flavour, kernel, problems, swap)
     if had:
         flavour, versions = had[0], seen["installed"]
     elif seen["available"] is None:
@@ -298,7 +299,7 @@ def _holds(wished: Wishes, seen: Seen, names: Names) -> tuple[tuple[str, ...], t
     )
 
 
-def _rpm(wished: Wishes, names: Names, flavour: str, kernel: str, problems: list[Problem]) -> Plan:
+def _rpm(wished: Wishes, names: Names, flavour: str, kernel: str, problems: list[Problem], swap: bool) -> Plan:
     """dnf resolves by itself: the stream is the pin of the branch, a version one of the packages."""
     packages = {
         **dict.fromkeys((*names.locked, names.modules), str(wished["version"])),
@@ -313,6 +314,7 @@ def _rpm(wished: Wishes, names: Names, flavour: str, kernel: str, problems: list
         packages=packages,
         install=tuple(packages),
         stream=names.stream,
+        swap=swap,
         persistence=True,
         fabric="nvidia-fabric-manager" in packages,
     )

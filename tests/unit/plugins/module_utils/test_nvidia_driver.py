@@ -266,6 +266,9 @@ def test_dnf_s_branch_is_pinned_by_its_stream() -> None:
     assert list(made.packages) == [
         "nvidia-driver-cuda", "kmod-nvidia-open-dkms", "nvidia-persistenced", "kernel-devel-5.14.0-503.el9.x86_64",
     ]  # fmt: skip
+    busy = {**rocky, "users": [{"pid": 7, "command": "vllm"}]}
+    assert places(plan(wished(source="nvidia", branch="580"), busy)) == ["GPU"]
+    assert plan(wished(source="nvidia", branch="580"), {**busy, "stream": made.stream}).problems == ()
     volta = plan(wished(source="nvidia", branch="580"), {**rocky, "gpus": [gpu(hosts.V100)]})
     assert (volta.stream, "kmod-nvidia-latest-dkms" in volta.packages) == ("nvidia-driver:580-dkms", True)
 
