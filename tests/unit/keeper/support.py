@@ -146,12 +146,21 @@ def answer(status: int, body: bytes = b"") -> bytes:
     return f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-class RawServer:
-    """Answers each request as `behave` says, byte by byte if it likes: sees what http.server would hide."""
+def chunked(status: int, body: bytes) -> bytes:
+    """As vLLM answers /metrics."""
+    head = f"HTTP/1.1 {status} OK\r\nTransfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n"
+    return head.encode() + body + b"\r\n0\r\n\r\n"
 
-    def __init__(self, behave: Callable[[socket.socket, str], None]) -> None:
+
+class RawServer:
+    """Answers each request as `behave` says, byte by byte if it likes: sees what http.server would hide.
+
+    stays: whether a connection is for more than one request.
+    """
+
+    def __init__(self, behave: Callable[[socket.socket, str], None], stays: bool = False) -> None:
         self.requests: list[str] = []
-        self._behave = behave
+        self._behave, self._stays = behave, stays
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._stop = threading.Event()
@@ -167,23 +176,28 @@ class RawServer:
 
     def _one(self, link: socket.socket) -> None:
         with link, contextlib.suppress(OSError):
-            request = b""
-            while b"\r\n\r\n" not in request:
-                more = link.recv(65536)
-                if not more:
-                    return
-                request += more
-            head, _blank, body = request.partition(b"\r\n\r\n")
-            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-            # All of it: what is left unread would reset the connection, and with it the answer.
-            while length and len(body) < int(length[1]):
-                more = link.recv(65536)
-                if not more:
-                    return
-                body += more
-            text = (head + b"\r\n\r\n" + body).decode()
-            self.requests.append(text)
-            self._behave(link, text.split(" ")[1])
+            while self._request(link) and self._stays:
+                pass
+
+    def _request(self, link: socket.socket) -> bool:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            more = link.recv(65536)
+            if not more:
+                return False
+            request += more
+        head, _blank, body = request.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        # All of it: what is left unread would reset the connection, and with it the answer.
+        while length and len(body) < int(length[1]):
+            more = link.recv(65536)
+            if not more:
+                return False
+            body += more
+        text = (head + b"\r\n\r\n" + body).decode()
+        self.requests.append(text)
+        self._behave(link, text.split(" ")[1])
+        return True
 
     def close(self) -> None:
         self._stop.set()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from vllm_keeper import decision as d
 from vllm_keeper.watch.counters import Counters, Engine
-from vllm_keeper.watch.judgement import CanaryNews, Judgement, Look, Memory, judge
+from vllm_keeper.watch.judgement import MUTE, CanaryNews, Judgement, Look, Memory, judge
 from vllm_keeper.watch.settings import CanarySettings, WatchSettings
 
 SETTINGS = WatchSettings()
@@ -126,6 +126,21 @@ def test_law_a_silent_api_is_found_in_bounded_time(step: float) -> None:
     killed = first_kill(looks)
     assert killed is not None
     assert killed <= 1.0 + SETTINGS.stall_after + 0.5 + 3 * step
+
+
+@given(some.floats(0.1, 3.0), activity)
+def test_law_an_api_that_says_nothing_is_sent_nobody_unless_it_wants_a_cpu(timeout: float, active: bool | None) -> None:
+    settings = replace(SETTINGS, timeout=timeout, stall_after=20.0)
+    looks, at = [look(0, counted())], 1.0
+    while at < 12:
+        seen = None if len(looks) == 1 else active  # who is not in doubt does not look at that
+        looks.append(look(at + timeout, None, begun=at, health=LATE, metrics=False, api_active=seen))
+        at += timeout + 0.05
+    told = watch([*looks, look(at, counted(1))], settings)
+    assert not any(one.mute for one in told[:2]), "one question is none"
+    assert not any(one.mute for one, seen in zip(told, looks) if seen.at < 1.0 + MUTE)
+    assert {one.mute for one, seen in zip(told, looks) if seen.at > 2.0 + MUTE + 2 * timeout} == {active is not True}
+    assert not told[-1].mute, "it has spoken again"
 
 
 @given(some.lists(some.floats(-1e6, 1e6), min_size=1, max_size=30))

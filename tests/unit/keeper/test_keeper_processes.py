@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -128,3 +129,19 @@ def test_who_listens_on_a_port(child: subprocess.Popen[bytes]) -> None:
         stranger = processes.foreign_listener(port, child.pid, "")
         assert stranger is not None and stranger.pid == os.getpid()
     assert processes.foreign_listener(port, child.pid, "") is None
+
+
+def test_kin_is_the_process_and_all_below_it_and_nobody_else() -> None:
+    with subprocess.Popen(["bash", "-c", "(sleep 60; true) & wait"], start_new_session=True) as shell:
+        try:
+            end = time.monotonic() + 20
+            while len(processes.kin(shell.pid)) < 3 and time.monotonic() < end:
+                time.sleep(0.01)
+            everyone = processes.everyone()
+            found = processes.kin(shell.pid)
+            assert set(found) == processes.descendants(shell.pid, everyone)
+            assert len(found) == 3
+            assert all(found[pid] == everyone[pid] for pid in found)
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
+    assert processes.kin(shell.pid) == {}

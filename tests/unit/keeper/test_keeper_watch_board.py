@@ -42,6 +42,34 @@ def test_only_who_is_healthy_or_busy_is_ready(verdict: str) -> None:
     assert Shown(verdict="healthy").ready
     assert Shown(verdict="busy").ready
     assert not Shown(verdict="healthy", drained="by hand").ready
+    assert not Shown(verdict="busy", mute=True).ready
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        (Shown(verdict="healthy"), "healthy"),
+        (Shown(verdict="busy", mute=True), "mute"),
+        (Shown(verdict="hung", mute=True), "hung"),
+        (Shown(verdict="busy", mute=True, drained="by hand"), "by hand"),
+    ],
+)
+def test_it_says_why_in_a_word(shown: Shown, why: str) -> None:
+    assert shown.why == why
+
+
+def test_a_view_that_still_holds_is_as_fresh_as_a_new_one(now: list[float]) -> None:
+    board = Board()
+    board.still("q")
+    assert board.all() == {}, "nothing was shown yet"
+    board.show("q", verdict="busy")
+    now[0] = 1009.0
+    board.still("q")
+    shown = board.all()["q"]
+    assert (shown.looked, shown.since, shown.verdict) == (1009.0, 1000.0, "busy")
+    board.remove("q")
+    now[0] = 1010.0
+    assert board.show("q").looked == 1010.0
 
 
 def test_a_verdict_is_dated_by_the_first_look_that_saw_it(now: list[float]) -> None:

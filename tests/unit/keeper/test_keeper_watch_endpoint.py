@@ -96,6 +96,8 @@ def port() -> Iterator[Port]:
     [
         ({"verdict": "healthy"}, b"up 100%\n"),
         ({"verdict": "busy"}, b"up 100%\n"),
+        ({"verdict": "busy", "mute": True}, b"up 0% #mute\n"),
+        ({"verdict": "hung", "mute": True}, b"down #hung\n"),
         ({"verdict": "healthy", "drained": "by hand"}, b"up 0% #draining\n"),
         ({"verdict": "hung", "drained": "by hand"}, b"up 0% #draining\n"),
         ({"verdict": "draining"}, b"up 0% #draining\n"),

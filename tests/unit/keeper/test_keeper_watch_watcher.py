@@ -26,7 +26,8 @@ from vllm_keeper.config import Instance
 from vllm_keeper.managers.base import Completed, ManagerError, Observed
 from vllm_keeper.probe import Answer
 from vllm_keeper.signals import GpuFault
-from vllm_keeper.watch import evidence
+from vllm_keeper.watch import board as boards
+from vllm_keeper.watch import evidence, notice
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.fleet import FleetSettings
 from vllm_keeper.watch.settings import CanarySettings, WatchSettings
@@ -68,7 +69,7 @@ class Api:
         self.silent = False
         self.fleet = b""
         self.over = threading.Event()
-        self.server = support.RawServer(self._behave)
+        self.server = support.RawServer(self._behave, stays=True)
 
     def _behave(self, link: socket.socket, path: str) -> None:
         if self.silent:
@@ -83,7 +84,7 @@ class Api:
                 f'vllm:num_requests_running{{engine="0"}} {self.running}',
                 f'vllm:num_requests_waiting{{engine="0"}} {self.waiting}',
             ]
-            link.sendall(support.answer(200, "".join(f"{line}\n" for line in lines).encode()))
+            link.sendall(support.chunked(200, "".join(f"{line}\n" for line in lines).encode()))
         elif path == "/v1/models":
             link.sendall(support.answer(200, b'{"data": [{"id": "m"}]}'))
         elif path == "/fleet":
@@ -257,13 +258,26 @@ def test_while_a_server_visibly_progresses_a_look_is_one_question(rig: Rig) -> N
     rig.api.step, rig.api.running = 1, 8
     rig.go(3)
     seen = len(rig.api.server.requests)
-    rig.go(10)
+    rig.go(40)
     asked = rig.api.server.requests[seen:]
-    assert len([request for request in asked if "/metrics" in request]) in (10, 11)
+    assert len([request for request in asked if "/metrics" in request]) in (40, 41, 42)
     assert len([request for request in asked if "/health" in request]) in (1, 2), "and a whole look now and then"
 
 
-@pytest.mark.parametrize("after", [0.0, 1.0, 2.0, 4.0, 8.0, 9.0, 10.0, 11.0])
+def test_what_a_glance_saw_is_as_fresh_as_a_whole_look(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [boards.now()]
+    monkeypatch.setattr(boards, "now", lambda: at[0])
+    rig.serve()
+    rig.api.step, rig.api.running = 1, 8
+    rig.go(3)
+    for _second in range(3):
+        at[0] += 100.0
+        rig.go(1)
+        assert rig.shown.looked == at[0]
+    assert rig.shown.verdict == "healthy"
+
+
+@pytest.mark.parametrize("after", [0.0, 1.0, 2.0, 4.0, 8.0, 20.0, 22.0, 23.0])
 def test_a_hang_under_load_is_found_as_soon_whatever_was_seen_last(rig: Rig, after: float) -> None:
     rig.serve()
     rig.api.step, rig.api.running = 1, 8
@@ -291,6 +305,38 @@ def test_a_wish_is_seen_at_the_next_look_at_a_busy_server_too(rig: Rig, wish: st
     assert not rig.shown.ready
 
 
+@pytest.mark.parametrize("wish", ["drain", "stop"])
+def test_where_the_kernel_tells_nothing_of_files_a_wish_is_seen_as_well(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, wish: str
+) -> None:
+    monkeypatch.setattr(notice.Notice, "__init__", refuse)
+    test_a_wish_is_seen_at_the_next_look_at_a_busy_server_too(rig, wish)
+    assert not rig.watch().family.heeds
+
+
+def refuse(_self: notice.Notice, _directory: Path) -> None:
+    raise OSError(24, "no inotify is left")
+
+
+def test_a_wish_ends_the_wait_for_the_next_look(rig: Rig) -> None:
+    rig.serve()
+    rig.api.step, rig.api.running = 1, 8
+    rig.go(3)
+    rig.watch().family.wait(0.01)
+
+    def drain(state: st.State, now: Moment) -> None:
+        state.drained = st.Drained(now, "by somebody")
+
+    wish = threading.Timer(0.1, rig.context.update, (drain,))
+    wish.start()
+    begun = time.monotonic()
+    rig.watch().family.wait(WITHIN)
+    assert time.monotonic() - begun < WITHIN / 2
+    wish.join()
+    rig.watch().step()
+    assert not rig.shown.ready
+
+
 def test_looks_at_a_server_that_is_well_do_not_ask_its_manager(rig: Rig) -> None:
     rig.serve()
     rig.go(1)
@@ -302,7 +348,7 @@ def test_looks_at_a_server_that_is_well_do_not_ask_its_manager(rig: Rig) -> None
         return observe()
 
     rig.manager.observe = count  # type: ignore[method-assign]
-    rig.go(125)
+    rig.go(1250)
     assert 2 <= len(asked) <= 3, "now and then"
 
 
@@ -312,13 +358,13 @@ def test_nor_do_they_read_all_processes_of_the_host(rig: Rig, monkeypatch: pytes
     if not engine:
         rig.kill_engine()
     read: list[float] = []
-    everyone = processes.everyone
+    kin = processes.kin
 
-    def count(proc: Path = processes.PROC) -> dict[int, processes.Process]:
+    def count(pid: int, proc: Path = processes.PROC) -> dict[int, processes.Process]:
         read.append(rig.clock.at)
-        return everyone(proc)
+        return kin(pid, proc)
 
-    monkeypatch.setattr(processes, "everyone", count)
+    monkeypatch.setattr(processes, "kin", count)
     rig.go(29)
     assert rig.shown.verdict == "healthy"
     assert 1 <= len(read) <= (1 if engine else 6)
@@ -422,7 +468,7 @@ def test_a_hang_is_told_with_what_the_gpu_reported_and_found_no_later(rig: Rig, 
     rig.go(5)
     assert (rig.shown.verdict, rig.incidents) == ("healthy", [])
     gpus.reported.append(GpuFault("GPU-0", "xid_31", "Xid 31 on GPU-0: MMU Fault", "restart_application", urgent))
-    rig.go(5)
+    rig.go(70)
     assert (rig.shown.verdict, rig.incidents) == ("healthy", []), "who makes progress does not feel it"
     rig.api.step = 0
     assert rig.go(60, lambda: rig.manager.calls) <= FOUND
@@ -441,16 +487,14 @@ def test_one_whose_processes_want_a_cpu_gets_patience(rig: Rig) -> None:
     spinner = subprocess.Popen(["bash", "-c", "exec -a VLLM::EngineCore bash -c 'while :; do :; done'"])
     try:
         mine = rig.manager.seen.main_pid
-        everyone = processes.everyone
+        kin = processes.kin
 
-        def adopted(proc: Path = processes.PROC) -> dict[int, processes.Process]:
-            known = everyone(proc)
-            if spinner.pid in known:
-                known[spinner.pid] = replace(known[spinner.pid], parent=mine or 0)
-            return known
+        def adopted(pid: int, proc: Path = processes.PROC) -> dict[int, processes.Process]:
+            known, spins = kin(pid, proc), processes.read(spinner.pid)
+            return known if spins is None else {**known, spins.pid: replace(spins, parent=mine or 0)}
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(processes, "everyone", adopted)
+            patch.setattr(processes, "kin", adopted)
             rig.watch()._kin_at = float("-inf")
             spent = rig.go(60, lambda: rig.manager.calls)
     finally:
@@ -472,7 +516,10 @@ def test_a_stopped_api_is_hung(rig: Rig) -> None:
 
     rig.watch()._server.get = wait  # type: ignore[method-assign]
     rig.api.silent, rig.api.completion = True, None
-    assert rig.go(60, lambda: rig.manager.calls) <= 10
+    assert rig.shown.ready
+    out = rig.go(60, lambda: not rig.shown.ready)
+    assert (rig.shown.verdict, rig.shown.why, rig.manager.calls) == ("busy", "mute", []), "out before it is judged"
+    assert out + rig.go(60, lambda: rig.manager.calls) <= 10
     assert rig.manager.calls == ["kill", "restart"]
     assert "the API has not used a CPU" in rig.incidents[0].reason
 

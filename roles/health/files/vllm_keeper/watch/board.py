@@ -28,7 +28,9 @@ SERVING = ("healthy", "busy")
 
 @dataclass(frozen=True)
 class Shown:
-    """One instance. since: when this verdict came (seconds of the boot clock); drained: by somebody's wish."""
+    """One instance. since: when this verdict came (seconds of the boot clock). drained: by somebody's wish. mute: it
+    does not answer just now, and what that means is not known yet.
+    """
 
     verdict: str = "unknown"
     reason: str = "not looked at yet"
@@ -37,7 +39,7 @@ class Shown:
     looked: float = 0.0
     pid: int = 0
     drained: str = ""
-    stopped: bool = False
+    mute: bool = False
     stalled: float = 0.0
     limit: float = 0.0
     longest: float = 0.0
@@ -51,9 +53,14 @@ class Shown:
     dry_run: bool = False
 
     @property
+    def why(self) -> str:
+        """In a word, why it is ready or not."""
+        return self.drained or ("mute" if self.mute and self.verdict in SERVING else self.verdict)
+
+    @property
     def ready(self) -> bool:
         """Whether a user's request would be answered now."""
-        return self.verdict in SERVING and not self.drained
+        return self.verdict in SERVING and not self.drained and not self.mute
 
 
 def now() -> float:
@@ -66,6 +73,7 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[str, Shown] = {}
+        self._still: dict[str, float] = {}  # when it was last seen to go on as it is shown
         self.host: Mapping[str, tuple[str, str]] = {}  # subject: (level, evidence) of what is short on the host
 
     def show(self, name: str, **changes: Any) -> Shown:
@@ -77,13 +85,21 @@ class Board:
             self._shown[name] = after
             return after
 
+    def still(self, name: str) -> None:
+        """Looked at again: all is as it was shown."""
+        self._still[name] = now()
+
     def remove(self, name: str) -> None:
         with self._lock:
             self._shown.pop(name, None)
+            self._still.pop(name, None)
 
     def all(self) -> dict[str, Shown]:
         with self._lock:
-            return dict(self._shown)
+            return {
+                name: replace(shown, looked=max(shown.looked, self._still.get(name, 0.0)))
+                for name, shown in self._shown.items()
+            }
 
 
 def write(board: Board, directory: Path = runfile.DIRECTORY) -> None:

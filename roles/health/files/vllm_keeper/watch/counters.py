@@ -23,7 +23,7 @@ NAMES = (
 ALL = "/metrics"
 SOME = f"{ALL}/?{'&'.join(f'name[]=vllm:{name}' for name in NAMES)}"
 LINE = re.compile(rf"^vllm:({'|'.join(NAMES)})(?:\{{([^}}\n]*)\}})? ([^\s]+)".encode(), re.MULTILINE)
-PULSE = re.compile(rb"^vllm:iteration_tokens_total_count(\S*) (\S+)", re.MULTILINE)
+PULSE = re.compile(rb"\nvllm:iteration_tokens_total_count(\S*) (\S+)")
 ENGINE = re.compile(rb'\bengine="([^"]*)"')
 RUNNING, WAITING = "num_requests_running", "num_requests_waiting"
 

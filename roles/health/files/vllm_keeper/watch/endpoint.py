@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from vllm_keeper import __version__
-from vllm_keeper.watch.board import FRESH, Board, Shown, now
+from vllm_keeper.watch.board import FRESH, SERVING, Board, Shown, now
 
 VERDICTS = ("starting", "healthy", "busy", "hung", "dead", "draining", "gpu_fault", "parked", "stopped", "unknown")
 PATIENCE = 5.0  # seconds for one exchange
@@ -43,7 +43,10 @@ def agent(shown: Shown | None) -> str | None:
         return None
     if shown.drained or shown.verdict in ("draining", "stopped"):
         return f"up 0% #{'stopped' if shown.verdict == 'stopped' else 'draining'}"
-    return "up 100%" if shown.ready else f"down #{shown.verdict}"
+    if shown.ready:
+        return "up 100%"
+    # One that may speak again in a moment is not down: what it has is left to it, and its way back is a short one.
+    return "up 0% #mute" if shown.verdict in SERVING else f"down #{shown.verdict}"
 
 
 def farewell(shown: Shown | None) -> str | None:
@@ -57,8 +60,7 @@ def ready(all_shown: dict[str, Shown], name: str = "") -> tuple[int, str]:
         return 404, f"{name}: not watched here\n"
     chosen = {name: all_shown[name]} if name else all_shown
     lines = [
-        f"{one}: {'ready' if shown.ready else 'not ready'}: {shown.drained or shown.verdict}\n"
-        for one, shown in sorted(chosen.items())
+        f"{one}: {'ready' if shown.ready else 'not ready'}: {shown.why}\n" for one, shown in sorted(chosen.items())
     ]
     good = bool(chosen) and all(shown.ready for shown in chosen.values())
     return (200 if good else 503), "".join(lines) or "no instance is watched here\n"

@@ -11,6 +11,7 @@ import select
 from pathlib import Path
 
 from vllm_keeper import processes
+from vllm_keeper.watch.notice import Notice
 
 ENGINE = "VLLM::EngineCore"
 OURS = "VLLM::"  # what vLLM calls its engines and workers
@@ -32,11 +33,31 @@ class Family:
         self._wake_out, self._wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._events = select.poll()
         self._events.register(self._wake_out, select.POLLIN)
+        self._notice: Notice | None = None
+        self._stirred: bool | None = None  # whether something came at the last wait, None once that is used
 
     def close(self) -> None:
         self.adopt(0)
+        self._unheed()
         for handle in (self._wake_out, self._wake_in):
             os.close(handle)
+
+    def heed(self, directory: Path) -> None:
+        """To be woken by changes of its files too, where the kernel tells them."""
+        self._unheed()
+        with contextlib.suppress(OSError):
+            self._notice = Notice(directory)
+            self._events.register(self._notice, select.POLLIN)
+
+    @property
+    def heeds(self) -> bool:
+        return self._notice is not None
+
+    def _unheed(self) -> None:
+        if self._notice is not None:
+            self._events.unregister(self._notice)
+            self._notice.close()
+            self._notice = None
 
     def adopt(self, pid: int) -> None:
         """Watch this main process from now on; 0 for none."""
@@ -52,7 +73,7 @@ class Family:
         """Who belongs to it now. An engine that was known and has ended stays known."""
         if self.main is None:
             return
-        known = processes.everyone(self.proc)
+        known = processes.kin(self.main.pid, self.proc)
         below = processes.descendants(self.main.pid, known)
         engines = {pid for pid in below if pid in known and known[pid].title.startswith(ENGINE)}
         for pid in engines - set(self.engines):
@@ -89,14 +110,23 @@ class Family:
             self._let_go(handle)
 
     def quiet(self) -> bool:
-        """Whether it is known that nobody has ended, and nobody woke us."""
-        return bool(self._handles) and not self._events.poll(0)
+        """Whether it is known that nobody has ended, and nothing woke us."""
+        stirred, self._stirred = self._stirred, None
+        return bool(self._handles) and not (self._stirs(0) if stirred is None else stirred)
 
     def wait(self, seconds: float) -> None:
-        """So long, or until one of them ends, or somebody wakes us."""
-        self._events.poll(max(0, int(seconds * 1000)))
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_out, 4096)
+        """So long, or until one of them ends, a file that is heeded changes, or somebody wakes us."""
+        self._stirred = self._stirs(max(0, int(seconds * 1000)))
+
+    def _stirs(self, milliseconds: int) -> bool:
+        events = self._events.poll(milliseconds)
+        for handle, _kinds in events:
+            if handle == self._wake_out:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(handle, 4096)
+            elif self._notice is not None and handle == self._notice.fileno() and not self._notice.lasts():
+                self._unheed()
+        return bool(events)
 
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):

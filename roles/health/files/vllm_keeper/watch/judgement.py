@@ -24,7 +24,8 @@ from vllm_keeper.watch.settings import WatchSettings
 MOST = 1.0  # seconds that one look counts for
 LONGEST = 20.0  # of steps: what took longer may have been a hang that went away by itself
 FAILURES = 3  # canaries in a row that were answered with an error of the server
-CONFIRM = 2  # looks that must agree before an answer of /health other than 200 is believed
+CONFIRM = 2  # looks that must agree before an answer of /health other than 200, or that there is none, is believed
+MUTE = 1.0  # seconds without an answer, after which nobody is sent to an API that does not want a CPU either
 CANARY = "canary"  # the work that the canary is, beside the engines' own
 
 
@@ -86,6 +87,7 @@ class Memory:
     engines: Mapping[str, Engine] = field(default_factory=dict)
     waits: Mapping[str, Waiting] = field(default_factory=dict)  # by engine, and of the canary
     silent: Waiting = Waiting()  # of the API
+    unanswered: int = 0  # looks in a row
     longest: float = 0.0  # step
     progress_at: float | None = None
     canary_seen: float | None = None
@@ -97,7 +99,8 @@ class Memory:
 class Judgement:
     """action: one of vllm_keeper.decision's. doubt: to be looked at more often. canary: one is wanted now.
 
-    canary_due: when the next one is wanted, on the clock of the looks; None where none is, as things stand.
+    canary_due: when the next one is wanted, on the clock of the looks; None where none is, as things stand. mute: not
+    to be sent requests now, though it is not known yet whether it has to be killed.
     """
 
     verdict: str
@@ -108,6 +111,7 @@ class Judgement:
     canary_due: float | None = None
     stalled: float = 0.0
     limit: float = 0.0
+    mute: bool = False
 
 
 def judge(memory: Memory, look: Look, settings: WatchSettings) -> tuple[Memory, Judgement]:
@@ -149,6 +153,7 @@ def _count(memory: Memory, look: Look) -> Memory:
         engines=memory.engines if look.counters is None else dict(look.counters.engines),
         waits=waits,
         silent=silent,
+        unanswered=0 if answered else memory.unanswered + 1,
         longest=longest,
         progress_at=look.at if progressed else memory.progress_at,
         canary_seen=news.done if new_canary else memory.canary_seen,
@@ -258,7 +263,8 @@ def _silent(memory: Memory, look: Look, settings: WatchSettings) -> Judgement | 
     if silent.stalled > settings.api_patience:
         why = f"{told}, though the API is active: longer than {settings.api_patience:g} s"
         return Judgement("hung", d.KILL, why, stalled=silent.stalled, limit=settings.api_patience)
-    return Judgement("busy", d.NONE, told, doubt=True, stalled=silent.stalled, limit=limit)
+    mute = memory.unanswered >= CONFIRM and silent.stalled >= MUTE and look.api_active is not True
+    return Judgement("busy", d.NONE, told, doubt=True, stalled=silent.stalled, limit=limit, mute=mute)
 
 
 def _engines(memory: Memory, look: Look, settings: WatchSettings) -> Judgement:

@@ -36,14 +36,14 @@ from vllm_keeper.watch.eject import Ejector
 from vllm_keeper.watch.family import Family
 from vllm_keeper.watch.judgement import Judgement, Look, Memory, judge
 
-ASK_AGAIN = 60.0  # seconds until the manager is asked though nothing happened
+ASK_AGAIN = 600.0  # seconds until the manager is asked though nothing happened
 LOADING = 10.0  # the same while it loads
 NOBODY = 5.0  # and while there is no process
-KIN = 300.0  # and until its processes are listed again: those that end are known at once, and in doubt all are listed
+KIN = 600.0  # and until its processes are listed again: those that end are known at once, and in doubt all are listed
 JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in vain
 FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
-GLANCES = 8.0  # seconds for which a glance will do; well below those after which the board is taken for old
+GLANCES = 30.0  # seconds for which a glance will do
 SILENT = ("timeout", "refused", "broken")
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
 PROGRESSES = 2.5  # seconds: an idle server's canary makes progress every second
@@ -85,6 +85,8 @@ class Watcher:
         self._process: d.Observation | None = None
         self._process_at = self._kin_at = float("-inf")
         self._state_mark: tuple[int, ...] = ()
+        self._state_file = str(context.store.path)
+        self.family.heed(context.store.directory)
         self._drained = ""
         self._engine_lost: tuple[int, float] | None = None
         self._repaired_at = float("-inf")
@@ -122,8 +124,8 @@ class Watcher:
         if self._glance(begun):
             return max(FAST, begun + self.settings.interval - self.clock())
         self._calm_since = None
+        self._read_on()
         look = self.look(begun)
-        self._read_on(look)
         self.memory, judgement = judge(self.memory, look, self.settings)
         self._note(look, judgement)
         if judgement.action != d.START:
@@ -152,21 +154,24 @@ class Watcher:
         is to see, a whole look sees a few seconds later.
         """
         calm = self._calm_since is not None and at - self._calm_since < GLANCES
-        if not calm or not self.family.quiet() or self._mark() != self._state_mark:
+        if not calm or not self.family.quiet() or not (self.family.heeds or self._mark() == self._state_mark):
             return False
         answer = self._server.quick(self._metrics, self.settings.timeout)
         before, self._pulse = self._pulse, counters.pulse(answer)
         if len(before) != len(self._pulse) or not before or any(map(operator.eq, before, self._pulse)):
             return False
         self._unread = (self.clock(), answer)
+        self.board.still(self.name)
         return True
 
-    def _read_on(self, look: Look) -> None:
-        """What the last glance saw, remembered as the whole look that it stood for."""
+    def _read_on(self) -> None:
+        """What the last glance saw, remembered as the whole look that it stood for, before anything else is judged."""
         unread, self._unread = self._unread, None
-        if unread is not None and look.pid == self.memory.pid:
+        if unread is not None and self._process is not None:
             at, body = unread
-            seen = Look(at, look.process, look.pid, counters=counters.parse(body), metrics=True, canary=look.canary)
+            seen = Look(
+                at, self._process, self.memory.pid, counters=counters.parse(body), metrics=True, canary=self.canary.news
+            )
             self.memory, _judgement = judge(self.memory, seen, self.settings)
 
     # --- seeing ---------------------------------------------------------------------------------------------
@@ -301,7 +306,7 @@ class Watcher:
     def _mark(self) -> tuple[int, ...]:
         """Changes with the history's file."""
         try:
-            seen = os.stat(self.context.store.path)
+            seen = os.stat(self._state_file)
         except OSError:
             return ()
         return (seen.st_mtime_ns, seen.st_ino, seen.st_size)
@@ -513,6 +518,7 @@ class Watcher:
             action=judgement.action,
             pid=look.pid,
             drained=self._drained,
+            mute=judgement.mute,
             stalled=round(judgement.stalled, 2),
             limit=round(judgement.limit, 2),
             longest=round(self.memory.longest, 2),
