@@ -117,6 +117,14 @@ options:
     description: The folder on the host that holds models of the hub.
     type: str
     default: /var/lib/vllm/models
+  serve_options:
+    description:
+      - What C(vllm serve) of the version that will run takes, as C(scripts/serve_options.py) prints it. An option in
+        O(_input[].extra_args#filter) that it has not, or a value that it cannot be, is then refused here, and not by
+        vLLM a minute after the server that ran was stopped for it.
+      - Without it the options are left to vLLM.
+    type: dict
+    version_added: "0.1.0"
 """
 
 EXAMPLES = r"""
@@ -180,13 +188,18 @@ def _items(container: t.Any, keys: Iterable[K]) -> t.Iterator[tuple[K, object]]:
 
 
 def instances(
-    value: object = None, defaults: object = None, model_root: object = DEFAULT_MODEL_ROOT
+    value: object = None,
+    defaults: object = None,
+    model_root: object = DEFAULT_MODEL_ROOT,
+    serve_options: object = None,
 ) -> list[dict[str, t.Any]]:
     """The filter: the pure function with Ansible's error."""
     try:
-        return normalise(resolved(value), resolved(defaults), model_root)
+        return normalise(resolved(value), resolved(defaults), model_root, resolved(serve_options))
     except InputError as error:
         raise AnsibleFilterError(f"the instances cannot be used:\n{error}") from error
+    except ValueError as error:
+        raise AnsibleFilterError(f"serve_options: {error}") from error
 
 
 class FilterModule:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import typing as t
 from collections.abc import Mapping
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _clashes, _derive
+from ansible_collections.steadfast.vllm.plugins.module_utils import _clashes, _derive, _serve_options
 from ansible_collections.steadfast.vllm.plugins.module_utils._fields import FIELDS, MAPS, REQUIRED
+from ansible_collections.steadfast.vllm.plugins.module_utils._serve_options import ServeOptions
 from ansible_collections.steadfast.vllm.plugins.module_utils._values import (
     InputError,
     Undefined,
@@ -37,10 +38,14 @@ DEFAULT_INSTANCE: dict[str, t.Any] = {"name": "qwen3vl", "model": "Qwen/Qwen3-VL
 
 
 def normalise(
-    instances: object = None, defaults: object = None, model_root: object = DEFAULT_MODEL_ROOT
+    instances: object = None,
+    defaults: object = None,
+    model_root: object = DEFAULT_MODEL_ROOT,
+    serve_options: object = None,
 ) -> list[dict[str, t.Any]]:
     """Complete instances in the order given; raises InputError with all problems at once.
 
+    `serve_options` are those of the vLLM that will be installed (_serve_options.py), None where they are not known.
     None for `instances` is the guide's one instance, an empty list is none. A key that is null is as if not given.
     """
     problems: list[str] = []
@@ -70,8 +75,11 @@ def normalise(
             complete["gpus"] = []
         read.append((place, complete))
 
+    known = _serve_options.read(plain(serve_options))
     for place, instance in read:
         problems.extend(_clashes.within(place, instance))
+        if known is not None:
+            problems.extend(_unknown_to_vllm(place, instance["extra_args"], shared.get("extra_args") or {}, known))
     problems.extend(_clashes.between(read))
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
@@ -150,6 +158,14 @@ def _complete(values: Mapping[str, t.Any], shared: Mapping[str, t.Any]) -> dict[
         value = values[key] if key in values else shared.get(key)
         complete[key] = field.default if value is None else value
     return complete
+
+
+def _unknown_to_vllm(
+    place: str, arguments: Mapping[str, t.Any], shared: Mapping[str, t.Any], known: ServeOptions
+) -> t.Iterator[str]:
+    for name, why in _serve_options.problems(arguments, known):
+        here = DEFAULTS_PLACE if name in shared and shared[name] == arguments[name] else place
+        yield f"{path_of(f'{here}.extra_args', name)}: {why}"
 
 
 def _model_root(value: object, problems: list[str]) -> str:

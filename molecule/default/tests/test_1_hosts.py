@@ -30,6 +30,13 @@ def test_the_release_is_current_and_locked(gpu: Host) -> None:
     assert version.startswith("0.32.0")
 
 
+def test_extra_args_are_judged_by_what_the_installed_vllm_takes() -> None:
+    script = (client.ROOT / "scripts/serve_options.py").read_text()
+    said = json.loads(client.on("gpu1", "/opt/vllm/current/bin/python", "-c", script, timeout=300))
+    listed = client.ROOT / f"roles/vllm/files/options/vllm-{said['version']}.json"
+    assert json.loads(listed.read_text()) == said
+
+
 def test_uv_is_pinned(gpu: Host) -> None:
     assert gpu.check_output("/usr/local/bin/uv --version").startswith("uv 0.1")
 

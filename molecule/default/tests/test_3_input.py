@@ -31,9 +31,16 @@ CASES = {
         {"vllm_instances": [INSTANCE, {**INSTANCE, "name": "second", "gpus": []}]},
         ["vllm_instances[1].port", "8000"],
     ),
-    "unknown key, port 70000 and gpu_memory_utilization 1.5": (
-        instances(prot=8001, port=70000, gpu_memory_utilization=1.5),
+    "unknown key, port 70000, gpu_memory_utilization 1.5 and options that vLLM has not": (
+        instances(
+            prot=8001,
+            port=70000,
+            gpu_memory_utilization=1.5,
+            extra_args={"enfroce-eager": True, "dtype": "fp32"},
+        ),
         [
+            *["vllm_instances[0].extra_args.enfroce-eager", "did you mean enforce-eager?"],
+            *["vllm_instances[0].extra_args.dtype: vllm serve 0.32.0 takes one of auto, bfloat16"],
             *["vllm_instances[0].prot", "did you mean port?", "vllm_instances[0].port", "70000", "65535"],
             *["vllm_instances[0].gpu_memory_utilization", "1.5"],
         ],
