@@ -52,7 +52,7 @@ def make() -> Iterator[Callable[..., Server]]:
     def start(*titles: str) -> Server:
         made.append(Server(*titles))
         # The shell's own child has its new name only after exec.
-        until(lambda: all(title in command(pid) for title, pid in zip(titles, made[-1].below)))
+        until(lambda: all(command(pid).startswith(title) for title, pid in zip(titles, made[-1].below)))
         return made[-1]
 
     yield start

@@ -123,7 +123,7 @@ class Rig:
         self.children.append(child)
         assert child.stdout is not None
         self.engine = int(child.stdout.readline())
-        real(lambda: b"VLLM::EngineCore" in Path(f"/proc/{self.engine}/cmdline").read_bytes())
+        real(lambda: Path(f"/proc/{self.engine}/cmdline").read_bytes().startswith(b"VLLM::EngineCore"))
         self.manager.seen = Observed(d.RUNNING, "active (running)", True, child.pid, 1000.0, "")
         now = self.clock.now()
 
@@ -202,6 +202,12 @@ class Rig:
             child.communicate()
         if self.watcher is not None:
             self.watcher.close()
+
+
+def halt(pid: int) -> None:
+    """Stop a process. It takes a CPU to do so, and until it has had one it is runnable."""
+    os.kill(pid, signal.SIGSTOP)
+    real(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T")
 
 
 def real(holds: Callable[[], object]) -> None:
@@ -283,7 +289,7 @@ def test_a_hang_under_load_is_found_as_soon_whatever_was_seen_last(rig: Rig, aft
     rig.api.step, rig.api.running = 1, 8
     rig.go(8.2 + after)
     rig.api.step = 0
-    os.kill(rig.engine, signal.SIGSTOP)
+    halt(rig.engine)
     took = rig.go(20, until=lambda: "kill" in rig.manager.calls)
     assert took <= WatchSettings().interval + WatchSettings().stall_after + 0.6, took
 
@@ -504,24 +510,50 @@ def test_one_whose_processes_want_a_cpu_gets_patience(rig: Rig) -> None:
     assert "though its processes are active" in rig.incidents[0].reason
 
 
-def test_a_stopped_api_is_hung(rig: Rig) -> None:
-    rig.serve()
-    rig.go(2)
-    rig.watch().settings = replace(rig.watch().settings, timeout=0.1)
-    get = rig.watch()._server.get
+def silence(rig: Rig) -> list[float]:
+    """Nothing is answered any more; the seconds that each question is given, which pass on the made-up clock."""
+    watcher, given = rig.watch(), []
+    get, quick = watcher._server.get, watcher._server.quick
 
     def wait(path: str, within: float) -> Answer:
-        rig.clock.pass_(within)  # what is waited for passes on the made-up clock too
-        return get(path, within)
+        given.append(within)
+        rig.clock.pass_(within)
+        return get(path, 0.01)
 
-    rig.watch()._server.get = wait  # type: ignore[method-assign]
+    def glance(path: str, within: float) -> bytes:
+        rig.clock.pass_(within)
+        return quick(path, 0.01)
+
+    watcher._server.get, watcher._server.quick = wait, glance  # type: ignore[method-assign]
     rig.api.silent, rig.api.completion = True, None
+    return given
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_stopped_api_is_out_after_a_second_and_hung_after_the_limit(rig: Rig, busy: bool) -> None:
+    rig.serve()
+    rig.api.step, rig.api.running = int(busy), 8 * busy
+    rig.go(3)
+    settings = rig.watch().settings
+    silence(rig)
+    halt(rig.pid)
     assert rig.shown.ready
     out = rig.go(60, lambda: not rig.shown.ready)
     assert (rig.shown.verdict, rig.shown.why, rig.manager.calls) == ("busy", "mute", []), "out before it is judged"
-    assert out + rig.go(60, lambda: rig.manager.calls) <= 10
+    assert out <= 1.4
+    assert settings.stall_after <= out + rig.go(60, lambda: rig.manager.calls) <= settings.stall_after + 0.4
     assert rig.manager.calls == ["kill", "restart"]
     assert "the API has not used a CPU" in rig.incidents[0].reason
+
+
+def test_an_api_that_is_slow_but_busy_is_given_its_time_for_each_answer(rig: Rig) -> None:
+    rig.serve()
+    rig.go(3)
+    given = silence(rig)
+    rig.watch()._api.look = lambda _pids, _at: True  # type: ignore[method-assign]
+    rig.go(10)
+    assert (rig.manager.calls, rig.shown.verdict, rig.shown.ready) == ([], "busy", True)
+    assert set(given[5:]) == {rig.watch().settings.timeout}, "once it could have been judged"
 
 
 def test_the_longest_step_of_the_watcher_before_holds(rig: Rig) -> None:

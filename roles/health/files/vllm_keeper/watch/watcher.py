@@ -44,6 +44,8 @@ JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in va
 FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
 GLANCES = 30.0  # seconds for which a glance will do
+PROMPT = 0.2  # seconds for the answer to one: what takes longer is worth a whole look
+SHORTEST = 0.1  # seconds that a silent API has for an answer at least
 SILENT = ("timeout", "refused", "broken")
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
 PROGRESSES = 2.5  # seconds: an idle server's canary makes progress every second
@@ -156,7 +158,7 @@ class Watcher:
         calm = self._calm_since is not None and at - self._calm_since < GLANCES
         if not calm or not self.family.quiet() or not (self.family.heeds or self._mark() == self._state_mark):
             return False
-        answer = self._server.quick(self._metrics, self.settings.timeout)
+        answer = self._server.quick(self._metrics, min(PROMPT, self.settings.timeout))
         before, self._pulse = self._pulse, counters.pulse(answer)
         if len(before) != len(self._pulse) or not before or any(map(operator.eq, before, self._pulse)):
             return False
@@ -231,7 +233,7 @@ class Watcher:
 
     def _ask(self, at: float, lost: int) -> tuple[d.Health | None, counters.Counters | None, bool]:
         """(/health where it was asked, what /metrics says, whether it answered)"""
-        metrics = self._server.get(self._metrics, self.settings.timeout)
+        metrics = self._server.get(self._metrics, self._within())
         counted = counters.parse(metrics.body) if metrics.kind == "ok" else None
         self._pulse = counters.pulse(metrics.body) if metrics.kind == "ok" else []
         if metrics.kind in SILENT:
@@ -245,6 +247,13 @@ class Watcher:
         self._health_at = at
         health = self._server.get(self.context.instance.health_path, self.settings.timeout)
         return d.Health(health.kind, health.detail), counted, True
+
+    def _within(self) -> float:
+        """Seconds for an answer: of an API that is silent not beyond the moment in which it is to be judged."""
+        silent, timeout = self.memory.silent.stalled, self.settings.timeout
+        left = self.settings.stall_after - silent - (self.clock() - (self.memory.at or 0.0))
+        # A little beyond: it has to have been silent for longer than the limit.
+        return min(timeout, max(SHORTEST, left + 0.02)) if silent and left > 0 else timeout
 
     def _gpu_fault(self, at: float, pid: int, process: d.Observation) -> GpuFault | None:
         """One with which the work cannot go on, and does not: who still makes progress does not feel it."""
