@@ -60,13 +60,15 @@ def test_it_says_why_in_a_word(shown: Shown, why: str) -> None:
 
 def test_a_view_that_still_holds_is_as_fresh_as_a_new_one(now: list[float]) -> None:
     board = Board()
-    board.still("q")
+    board.still("q", 1, 0)
     assert board.all() == {}, "nothing was shown yet"
-    board.show("q", verdict="busy")
+    board.show("q", verdict="busy", running=5.0)
+    assert board.all()["q"].running == 5.0
     now[0] = 1009.0
-    board.still("q")
+    board.still("q", 7.0, 3.0)
     shown = board.all()["q"]
     assert (shown.looked, shown.since, shown.verdict) == (1009.0, 1000.0, "busy")
+    assert (shown.running, shown.waiting) == (7.0, 3.0)
     board.remove("q")
     now[0] = 1010.0
     assert board.show("q").looked == 1010.0

@@ -10,7 +10,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from vllm_keeper.watch.counters import Counters, Engine, parse
+from vllm_keeper.watch.counters import Counters, Engine, Pulse, parse, pulse
 
 from tests.standin.vllm_standin.metrics import Metrics
 
@@ -143,3 +143,54 @@ def test_the_same_state_is_always_the_same_and_another_is_another(steps: list[tu
         assert only(metrics.render()).moved == before
         metrics.stepped(running, 0, prompts, generated, 0.0)
         assert (only(metrics.render()).moved != before) == bool(prompts or generated)
+
+
+# --- a glance ---------------------------------------------------------------------------------------------------
+
+
+def engines(**steps: float) -> bytes:
+    """/metrics of several engines, each with so many steps; two requests run and one waits at each."""
+    lines = ["# TYPE vllm:iteration_tokens_total histogram"]
+    for engine, count in steps.items():
+        labels = f'{{engine="{engine}",model_name="a name, with spaces"}}'
+        lines += [
+            f"vllm:iteration_tokens_total_count{labels} {count}",
+            f"vllm:num_requests_running{labels} 2.0",
+            f"vllm:num_requests_waiting{labels} 1.0",
+            f'vllm:num_requests_waiting_by_reason{{engine="{engine}",reason="capacity"}} 1.0',
+        ]
+    return "\n".join([*lines, ""]).encode()
+
+
+def test_a_glance_sees_what_parse_sees() -> None:
+    text = of(running=3, waiting=9).render()
+    seen, whole = pulse(text), parse(text)
+    assert whole is not None
+    assert (seen.running, seen.waiting) == (whole.running, whole.waiting) == (3, 9)
+    assert len(seen.steps) == 1
+    assert pulse(engines(a=1, b=2)).running == 4
+    assert pulse(engines(a=1, b=2)).waiting == 2, "not its parts once more"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "goes_on"),
+    [
+        (engines(a=1), engines(a=2), True),
+        (engines(a=2), engines(a=1), True),  # which way does not matter: counters are reset
+        (engines(a=1), engines(a=1), False),
+        (engines(a=1, b=1), engines(a=2, b=2), True),
+        (engines(a=1, b=1), engines(a=2, b=1), False),  # one of several stands still
+        (engines(a=1), engines(a=2, b=1), False),
+        (engines(a=1, b=1), engines(a=2), False),
+        (b"", b"", False),
+        (engines(a=1), b"garbled", False),
+        (engines(a=1), engines(a=2).replace(b" 2.0", b" many"), False),
+    ],
+)
+def test_all_engines_have_to_go_on(before: bytes, after: bytes, goes_on: bool) -> None:
+    assert pulse(after).goes_on_from(pulse(before)) is goes_on
+
+
+@given(some.binary(max_size=300))
+def test_law_a_glance_at_anything_raises_nothing(text: bytes) -> None:
+    assert isinstance(pulse(b"\nvllm:num_requests_running " + text), Pulse)

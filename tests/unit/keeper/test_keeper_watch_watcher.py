@@ -270,6 +270,17 @@ def test_while_a_server_visibly_progresses_a_look_is_one_question(rig: Rig) -> N
     assert len([request for request in asked if "/health" in request]) in (1, 2), "and a whole look now and then"
 
 
+def test_a_queue_that_comes_and_goes_is_told_at_the_next_look(rig: Rig) -> None:
+    rig.serve()
+    rig.api.step, rig.api.running = 1, 8
+    rig.go(3)
+    for running, waiting, verdict in ((16, 0, "healthy"), (16, 24, "busy"), (12, 9, "busy"), (3, 0, "healthy")):
+        rig.api.running, rig.api.waiting = running, waiting
+        rig.go(1.1)
+        shown = rig.shown
+        assert (shown.running, shown.waiting, shown.verdict) == (running, waiting, verdict)
+
+
 def test_what_a_glance_saw_is_as_fresh_as_a_whole_look(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     at = [boards.now()]
     monkeypatch.setattr(boards, "now", lambda: at[0])

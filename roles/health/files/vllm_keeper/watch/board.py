@@ -73,7 +73,8 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[str, Shown] = {}
-        self._still: dict[str, float] = {}  # when it was last seen to go on as it is shown
+        # When it was last seen to go on as it is shown, with how many requests that run and wait.
+        self._still: dict[str, tuple[float, float, float]] = {}
         self.host: Mapping[str, tuple[str, str]] = {}  # subject: (level, evidence) of what is short on the host
 
     def show(self, name: str, **changes: Any) -> Shown:
@@ -85,9 +86,9 @@ class Board:
             self._shown[name] = after
             return after
 
-    def still(self, name: str) -> None:
-        """Looked at again: all is as it was shown."""
-        self._still[name] = now()
+    def still(self, name: str, running: float, waiting: float) -> None:
+        """Looked at again: all else is as it was shown. A twentieth of what show() takes."""
+        self._still[name] = (now(), running, waiting)
 
     def remove(self, name: str) -> None:
         with self._lock:
@@ -96,10 +97,11 @@ class Board:
 
     def all(self) -> dict[str, Shown]:
         with self._lock:
-            return {
-                name: replace(shown, looked=max(shown.looked, self._still.get(name, 0.0)))
-                for name, shown in self._shown.items()
-            }
+            return {name: self._newest(name, shown) for name, shown in self._shown.items()}
+
+    def _newest(self, name: str, shown: Shown) -> Shown:
+        looked, running, waiting = self._still.get(name, (0.0, 0.0, 0.0))
+        return replace(shown, looked=looked, running=running, waiting=waiting) if looked > shown.looked else shown
 
 
 def write(board: Board, directory: Path = runfile.DIRECTORY) -> None:

@@ -12,6 +12,7 @@ https://docs.vllm.ai/en/stable/usage/metrics/
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ NAMES = (
 ALL = "/metrics"
 SOME = f"{ALL}/?{'&'.join(f'name[]=vllm:{name}' for name in NAMES)}"
 LINE = re.compile(rf"^vllm:({'|'.join(NAMES)})(?:\{{([^}}\n]*)\}})? ([^\s]+)".encode(), re.MULTILINE)
-PULSE = re.compile(rb"\nvllm:iteration_tokens_total_count(\S*) (\S+)")
+PULSE = re.compile(
+    rb"\nvllm:(iteration_tokens_total_count|num_requests_running|num_requests_waiting)((?:\{[^}\n]*\})?) (\S+)"
+)
 ENGINE = re.compile(rb'\bengine="([^"]*)"')
 RUNNING, WAITING = "num_requests_running", "num_requests_waiting"
 
@@ -54,9 +57,32 @@ class Counters:
         return sum(engine.waiting for engine in self.engines.values())
 
 
-def pulse(text: bytes) -> list[tuple[bytes, bytes]]:
-    """(labels, value) of each engine's count of steps, as it stands there: enough to see that all of them go on."""
-    return PULSE.findall(text)
+@dataclass(frozen=True)
+class Pulse:
+    """What a glance reads of /metrics. steps: labels and value of each engine's count of them, as they stand there."""
+
+    steps: tuple[tuple[bytes, bytes], ...] = ()
+    running: float = 0.0
+    waiting: float = 0.0
+
+    def goes_on_from(self, before: Pulse) -> bool:
+        """Whether every engine has made steps since, and there is none more and none less of them."""
+        return len(self.steps) == len(before.steps) > 0 and not any(map(operator.eq, self.steps, before.steps))
+
+
+def pulse(text: bytes) -> Pulse:
+    """Enough to see that all engines go on, at a tenth of what parse() takes."""
+    steps: list[tuple[bytes, bytes]] = []
+    requests = {b"num_requests_running": 0.0, b"num_requests_waiting": 0.0}
+    try:
+        for name, labels, value in PULSE.findall(text):
+            if name in requests:
+                requests[name] += float(value)
+            else:
+                steps.append((labels, value))
+    except ValueError:
+        return Pulse()
+    return Pulse(tuple(steps), *requests.values())
 
 
 def parse(text: bytes) -> Counters | None:

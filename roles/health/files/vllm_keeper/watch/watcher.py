@@ -10,7 +10,6 @@ and then.
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
 import time
@@ -96,7 +95,7 @@ class Watcher:
         self._idle_since: float | None = None
         self._looked_at = float("-inf")
         self._calm_since: float | None = None  # the last whole look, if nothing was wrong or under way at it
-        self._pulse: list[tuple[bytes, bytes]] = []
+        self._pulse = counters.Pulse()
         self._unread: tuple[float, bytes] | None = None  # what /metrics said at the last glance, and when
         self._told = ""
         self._seen: deque[str] = deque(maxlen=LOOKS)
@@ -159,11 +158,13 @@ class Watcher:
         if not calm or not self.family.quiet() or not (self.family.heeds or self._mark() == self._state_mark):
             return False
         answer = self._server.quick(self._metrics, min(PROMPT, self.settings.timeout))
-        before, self._pulse = self._pulse, counters.pulse(answer)
-        if len(before) != len(self._pulse) or not before or any(map(operator.eq, before, self._pulse)):
+        before, seen = self._pulse, counters.pulse(answer)
+        self._pulse = seen
+        # A queue that comes or goes is another verdict.
+        if not seen.goes_on_from(before) or bool(seen.waiting) != bool(before.waiting):
             return False
         self._unread = (self.clock(), answer)
-        self.board.still(self.name)
+        self.board.still(self.name, seen.running, seen.waiting)
         return True
 
     def _read_on(self) -> None:
@@ -235,7 +236,7 @@ class Watcher:
         """(/health where it was asked, what /metrics says, whether it answered)"""
         metrics = self._server.get(self._metrics, self._within())
         counted = counters.parse(metrics.body) if metrics.kind == "ok" else None
-        self._pulse = counters.pulse(metrics.body) if metrics.kind == "ok" else []
+        self._pulse = counters.pulse(metrics.body) if metrics.kind == "ok" else counters.Pulse()
         if metrics.kind in SILENT:
             return d.Health(metrics.kind, metrics.detail), None, False
         if counted is None:
