@@ -273,6 +273,11 @@ def precision(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
                 break
 
 
+def _share(instance: Mapping[str, t.Any]) -> float:
+    """Of each GPU's memory; vLLM's own where nothing is said."""
+    return float(instance["arguments"].get("gpu-memory-utilization") or 0.9)
+
+
 def memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """Weights and the cache of one longest request against the share of the GPU that the instance may use."""
     for instance in wanted["instances"]:
@@ -281,7 +286,7 @@ def memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         config, file_bytes = _config(instance, seen)
         if not sizes or None in sizes or config is None:
             continue
-        share = float(instance["arguments"].get("gpu-memory-utilization") or 0.9)
+        share = _share(instance)
         tokens = int(instance["arguments"].get("max-model-len") or 0)
         need = _model_memory.need(_model_memory.shape(config), file_bytes, instance["arguments"], tokens)
         if need.weights is None:
@@ -324,7 +329,7 @@ def held(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     if seen["smi"] is None:
         return
     for instance in wanted["instances"]:
-        share = float(instance["arguments"].get("gpu-memory-utilization") or 0.9)
+        share = _share(instance)
         for card in chosen(instance, seen["smi"]["cards"]) or ():
             if card["mig"] or card["memory"] is None or card["free"] is None:
                 continue

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.steadfast.vllm.plugins.filter.instances import instances
-from ansible_collections.steadfast.vllm.plugins.module_utils import _derive, _fields, _serve_options
+from ansible_collections.steadfast.vllm.plugins.module_utils import _adopt_options, _derive, _fields, _serve_options
 from ansible_collections.steadfast.vllm.plugins.module_utils._instances import InputError, normalise
 
 ROLE = Path(__file__).parents[4] / "roles/vllm"
@@ -138,6 +138,14 @@ def test_false_is_left_unsaid_exactly_where_vllm_has_no_word_for_it() -> None:
     without = {
         name
         for name, takes in options.items()
-        if takes == "switch" and f"no-{name}" not in options and not name.startswith("no-") and name != "help"
+        if takes == "switch" and f"no-{name}" not in options and not name.startswith("no-")
     }
     assert set(_derive.FLAGS) == without
+
+
+def test_adoption_reads_command_lines_by_the_same_options() -> None:
+    options = OPTIONS["options"]
+    assert {*options, "model-tag"} == _adopt_options.KNOWN, "and the word without dashes"
+    switches = {name for name, takes in options.items() if takes == "switch"}
+    assert switches == _adopt_options.FLAGS | _adopt_options.NEGATED
+    assert set(_derive.FLAGS) == _adopt_options.ONE_WAY
