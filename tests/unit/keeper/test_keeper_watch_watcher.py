@@ -301,8 +301,12 @@ def test_a_hang_under_load_is_found_as_soon_whatever_was_seen_last(rig: Rig, aft
     rig.go(8.2 + after)
     rig.api.step = 0
     halt(rig.engine)
+    last = f"counters 0:{2 * rig.api.moved}, 8 run, 0 wait"
     took = rig.go(20, until=lambda: "kill" in rig.manager.calls)
     assert took <= WatchSettings().interval + WatchSettings().stall_after + 0.6, took
+    assert any(one.endswith(last) and " healthy, " in one for one in rig.incidents[0].looks), (
+        "also where it was a glance"
+    )
 
 
 @pytest.mark.parametrize("wish", ["drain", "stop"])

@@ -175,7 +175,8 @@ class Watcher:
             seen = Look(
                 at, self._process, self.memory.pid, counters=counters.parse(body), metrics=True, canary=self.canary.news
             )
-            self.memory, _judgement = judge(self.memory, seen, self.settings)
+            self.memory, judgement = judge(self.memory, seen, self.settings)
+            self._write_down(seen, judgement)
 
     # --- seeing ---------------------------------------------------------------------------------------------
 
@@ -501,7 +502,11 @@ class Watcher:
             self._doubt_since = None
             self._workers.forget()
             self._api.forget()
-        stamp = time.strftime("%H:%M:%S", time.gmtime(self.wall()))
+        self._write_down(look, judgement)
+
+    def _write_down(self, look: Look, judgement: Judgement) -> None:
+        """For who asks later why something was done."""
+        stamp = time.strftime("%H:%M:%S", time.gmtime(self.wall() - (self.clock() - look.at)))
         parts = [f"{stamp} {judgement.verdict}"]
         if look.health is not None:
             parts.append(look.health.detail)
