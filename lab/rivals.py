@@ -235,7 +235,9 @@ class Side:
     def seconds(self, name: str) -> float | None:
         """Of `gone`, `out`, `new` or `again`, as they would be had cron run the script."""
         value: float | None = getattr(self, name)
-        if value is None or self.checked is None or value < self.checked:
+        # HAProxy's own checks go on below the script, which changes something only with its restart at the end.
+        first = self.gone if name == "out" else self.checked
+        if value is None or self.checked is None or first is None or value < first:
             return value
         return value - self.checked + CRON_MEAN if self.note == "cron" else None  # what our own hand did is not its
 
@@ -501,7 +503,9 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
             cut = any(side.note == "cut" for side in sides)
             times = [CENSORED if side.note == "cut" else side.seconds("gone") for side in sides]
             gone.append(statistics.median(LIMIT if value is None else value for value in times))
-            until.append(statistics.median(CENSORED if side.out is None else side.out for side in sides))
+            # One that served again before it was taken out harmed nobody any more.
+            ends = [CENSORED if side.note == "cut" else side.again or LIMIT for side in sides]
+            until.append(statistics.median(min(side.out or end, end) for side, end in zip(sides, ends)))
             lost.append(statistics.median(side.failed for side in sides))
             cells += [
                 shown([side.seconds("gone") for side in sides], cut),

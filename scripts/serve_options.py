@@ -32,7 +32,7 @@ def kind(action: Any) -> object:
 def main() -> int:
     """Print them."""
     with contextlib.redirect_stdout(sys.stderr):  # vLLM says things while it is imported
-        import vllm
+        import vllm  # what this runs in has it
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
