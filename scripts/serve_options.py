@@ -7,7 +7,7 @@
 
 On a host that has the new version, whenever scripts/lock-vllm has made a lock of it. molecule/default compares the file
 with what the installed vLLM says. By option: "switch" for one that takes no value, "int" or "float", the list of its
-choices, or "value" for anything else.
+choices, "value" for anything else, "optional" for what may also be given without one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def kind(action: Any) -> object:
     if action.nargs == 0:
         return "switch"
     if action.nargs in ("?", "*"):
-        return "value"
+        return "optional"
     if action.choices:
         return sorted(str(choice) for choice in action.choices)
     return action.type.__name__ if action.type in (int, float) else "value"

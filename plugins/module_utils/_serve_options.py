@@ -16,7 +16,7 @@ from difflib import get_close_matches
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _derive
 
-SWITCH, VALUE = "switch", "value"
+SWITCH, VALUE, OPTIONAL = "switch", "value", "optional"
 NUMBERS: dict[str, tuple[t.Callable[[str], object], str]] = {
     "int": (int, "a whole number"),
     "float": (float, "a number"),
@@ -24,7 +24,9 @@ NUMBERS: dict[str, tuple[t.Callable[[str], object], str]] = {
 
 
 class ServeOptions(t.NamedTuple):
-    """options: by name without dashes: `switch`, `int`, `float`, the list of its choices, or `value` for anything."""
+    """options: by name without dashes: `switch`, `int`, `float`, the list of its choices, `value` for anything, or
+    `optional` for anything and nothing.
+    """
 
     version: str
     options: Mapping[str, object]
@@ -75,16 +77,20 @@ def _option(base: str, options: Mapping[str, object]) -> str | None:
 def _value_refused(takes: object, value: t.Any, version: str) -> str:
     if takes == SWITCH:
         return "" if isinstance(value, bool) else f"a switch of vllm serve {version}: write true or false"
-    if takes == VALUE:
+    if takes == OPTIONAL:
         return ""
     if isinstance(value, bool):
         return f"true, but vllm serve {version} takes a value there: write {_wanted(takes)}"
+    if takes == VALUE:
+        return ""
     items = value if isinstance(value, list) else [value]
     return "" if all(_fits(takes, item) for item in items) else f"vllm serve {version} takes {_wanted(takes)}"
 
 
 def _wanted(takes: object) -> str:
-    return f"one of {', '.join(map(str, takes))}" if isinstance(takes, list) else NUMBERS[str(takes)][1]
+    if isinstance(takes, list):
+        return f"one of {', '.join(map(str, takes))}"
+    return NUMBERS[str(takes)][1] if takes in NUMBERS else "it"
 
 
 def _fits(takes: object, item: object) -> bool:

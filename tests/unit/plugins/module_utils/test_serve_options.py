@@ -65,6 +65,7 @@ def test_what_vllm_takes_is_taken(extra_args: dict[str, t.Any]) -> None:
         ({"cpu-offload-gb": "4G"}, "takes a number"),
         ({"dtype": True}, "extra_args.dtype: true, but vllm serve 0.32.0 takes a value there: write one of auto"),
         ({"max-num-seqs": True}, "write a whole number"),
+        ({"speculative-config": True}, "true, but vllm serve 0.32.0 takes a value there: write it"),
         ({"max-num-seqs": False}, "false, but vllm serve 0.32.0 knows no false there"),
         ({"enforce-eager": 1}, "extra_args.enforce-eager: a switch of vllm serve 0.32.0: write true or false"),
         ({"enforce-eager": "yes"}, "write true or false"),
@@ -122,7 +123,7 @@ def test_a_list_says_of_each_option_what_can_be_judged() -> None:
     assert len(known.options) > 300
     for name, takes in known.options.items():
         assert re.fullmatch(r"[a-z][a-z0-9-]*", name), name
-        good = takes in ("switch", "int", "float", "value") or (isinstance(takes, list) and takes)
+        good = takes in ("switch", "int", "float", "value", "optional") or (isinstance(takes, list) and takes)
         assert good, name
 
 
