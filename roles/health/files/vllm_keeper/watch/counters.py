@@ -16,6 +16,7 @@ import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 NAMES = (
     "iteration_tokens_total_count", "prompt_tokens_total", "generation_tokens_total", "request_success_total",
@@ -24,9 +25,9 @@ NAMES = (
 ALL = "/metrics"
 SOME = f"{ALL}/?{'&'.join(f'name[]=vllm:{name}' for name in NAMES)}"
 LINE = re.compile(rf"^vllm:({'|'.join(NAMES)})(?:\{{([^}}\n]*)\}})? ([^\s]+)".encode(), re.MULTILINE)
-PULSE = re.compile(
-    rb"\nvllm:(iteration_tokens_total_count|num_requests_running|num_requests_waiting)((?:\{[^}\n]*\})?) (\S+)"
-)
+# Of one beginning each, which is found without reading every line.
+STEPS = re.compile(rb"\nvllm:iteration_tokens_total_count((?:\{[^}\n]*\})?) (\S+)")
+REQUESTS = re.compile(rb"\nvllm:num_requests_(running|waiting)(?:\{[^}\n]*\})? (\S+)")
 ENGINE = re.compile(rb'\bengine="([^"]*)"')
 RUNNING, WAITING = "num_requests_running", "num_requests_waiting"
 
@@ -57,8 +58,7 @@ class Counters:
         return sum(engine.waiting for engine in self.engines.values())
 
 
-@dataclass(frozen=True)
-class Pulse:
+class Pulse(NamedTuple):
     """What a glance reads of /metrics. steps: labels and value of each engine's count of them, as they stand there."""
 
     steps: tuple[tuple[bytes, bytes], ...] = ()
@@ -71,18 +71,17 @@ class Pulse:
 
 
 def pulse(text: bytes) -> Pulse:
-    """Enough to see that all engines go on, at a tenth of what parse() takes."""
-    steps: list[tuple[bytes, bytes]] = []
-    requests = {b"num_requests_running": 0.0, b"num_requests_waiting": 0.0}
+    """Enough to see that all engines go on, at a fifth of what parse() takes."""
+    running = waiting = 0.0
     try:
-        for name, labels, value in PULSE.findall(text):
-            if name in requests:
-                requests[name] += float(value)
+        for name, value in REQUESTS.findall(text):
+            if name == b"running":
+                running += float(value)
             else:
-                steps.append((labels, value))
+                waiting += float(value)
     except ValueError:
         return Pulse()
-    return Pulse(tuple(steps), *requests.values())
+    return Pulse(tuple(STEPS.findall(text)), running, waiting)
 
 
 def parse(text: bytes) -> Counters | None:
