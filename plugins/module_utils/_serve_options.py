@@ -56,9 +56,7 @@ def _refused(name: str, value: t.Any, known: ServeOptions) -> str:
         close = get_close_matches(base, known.options, n=1)
         meant = f"did you mean {close[0]}?" if close else "see `vllm serve --help=all` of that version"
         return f"vllm serve {known.version} has no such option, and would not start: {meant}"
-    if dot:
-        return ""
-    if _derive.unsaid(option, value):
+    if dot or _derive.unsaid(option, value):
         return ""
     written, value = _derive.said(option, value)
     if written not in known.options:

@@ -74,17 +74,15 @@ class Family:
         if self.main is None:
             return
         known = processes.kin(self.main.pid, self.proc)
-        below = processes.descendants(self.main.pid, known)
-        engines = {pid for pid in below if pid in known and known[pid].title.startswith(ENGINE)}
-        for pid in engines - set(self.engines):
+        for pid in {pid for pid in known if known[pid].title.startswith(ENGINE)} - set(self.engines):
             self.engines[pid] = known[pid]
             self._hold(pid)
-        named = {pid for pid in below if pid in known and known[pid].title.startswith(OURS)}
         works: set[int] = set()
-        for pid in named:
-            works |= processes.descendants(pid, known)
-        self.workers = sorted(works & set(known))
-        self.others = sorted((below & set(known)) - works)
+        for pid in known:
+            if known[pid].title.startswith(OURS):
+                works |= processes.descendants(pid, known)
+        self.workers = sorted(works)
+        self.others = sorted(set(known) - works)
 
     def alive(self) -> bool:
         return self.main is not None and self._lives(self.main)
