@@ -16,6 +16,7 @@ import pytest
 from vllm_keeper import processes
 from vllm_keeper.watch import board as boards
 from vllm_keeper.watch.board import FILE, FRESH, Board, Shown
+from vllm_keeper.watch.counters import Pulse
 
 
 @pytest.fixture
@@ -60,12 +61,12 @@ def test_it_says_why_in_a_word(shown: Shown, why: str) -> None:
 
 def test_a_view_that_still_holds_is_as_fresh_as_a_new_one(now: list[float]) -> None:
     board = Board()
-    board.still("q", 1, 0)
+    board.still("q", Pulse())
     assert board.all() == {}, "nothing was shown yet"
     board.show("q", verdict="busy", running=5.0)
     assert board.all()["q"].running == 5.0
     now[0] = 1009.0
-    board.still("q", 7.0, 3.0)
+    board.still("q", Pulse(requests=[(b"running", b"7.0"), (b"waiting", b"3.0")]))
     shown = board.all()["q"]
     assert (shown.looked, shown.since, shown.verdict) == (1009.0, 1000.0, "busy")
     assert (shown.running, shown.waiting) == (7.0, 3.0)

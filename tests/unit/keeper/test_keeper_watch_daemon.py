@@ -293,6 +293,18 @@ def test_the_view_is_written_again_and_again(rig: Rig) -> None:
     until(lambda: (now := boards.of("a", rig.run)) is not None and now.looked > first.looked)
 
 
+def test_news_is_written_at_once_and_nothing_while_there_is_none(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemons, "HEARTBEAT", 1000.0)
+    rig.configure("a")
+    rig.start()
+    until(lambda: (shown := boards.of("a", rig.run)) is not None and shown.verdict == "stopped")
+    before = (rig.run / boards.FILE).stat()
+    time.sleep(0.3)
+    assert (rig.run / boards.FILE).stat().st_ino == before.st_ino
+    rig.configure("b")
+    until(lambda: (shown := boards.of("b", rig.run)) is not None and shown.verdict == "stopped")
+
+
 def test_a_view_that_cannot_be_written_is_told_once_and_watching_goes_on(rig: Rig) -> None:
     rig.run.write_text("a file")
     rig.configure("a")

@@ -26,6 +26,7 @@ class Peer:
         self.connections, self.requests = 0, list[bytes]()
         self.close_after = False
         self.pause = 0.0
+        self.parts = 0, 0.0
         threading.Thread(target=self._serve, daemon=True).start()
 
     @property
@@ -53,7 +54,11 @@ class Peer:
                     for number in range(len(answer)):
                         link.sendall(answer[number : number + 1])
                         time.sleep(self.pause)
-                link.sendall(b"" if self.pause else answer)
+                first, pause = self.parts
+                if first:
+                    link.sendall(answer[:first])
+                    time.sleep(pause)
+                link.sendall(b"" if self.pause else answer[first:])
                 if self.close_after:
                     return
 
@@ -173,7 +178,6 @@ def test_a_quick_question_has_its_answer_where_the_connection_is_there(peer: Pee
         chunked(b"counter 1\n"),  # with trailers
         OK,  # not in chunks: where it ends is for get() to find
         plain(b"counter 1\n").replace(b"200 OK", b"503 Busy"),
-        plain(b"counter 1\n").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1),
         plain(b"counter 1\n")[:-2],
         b"garbled",
         None,
@@ -187,3 +191,26 @@ def test_what_is_not_plain_is_left_to_a_whole_question(peer: Peer, wire: Wire, a
     assert time.monotonic() - begun < 1.5
     assert wire.get("/x", 5).body == b"hello", "on a connection of its own"
     assert peer.connections == 2
+
+
+def test_a_server_that_closes_after_a_quick_answer_is_connected_anew(peer: Peer, wire: Wire) -> None:
+    peer.answers = [OK, plain(b"counter 1\n"), OK]
+    wire.get("/x", 5)
+    peer.close_after = True
+    assert b"counter 1" in wire.quick("/x", 5)
+    assert wire.quick("/x", 5) == b""
+    assert wire.get("/x", 5).body == b"hello"
+    assert peer.connections == 2
+
+
+def test_a_quick_answer_may_come_in_parts_of_any_length(peer: Peer, wire: Wire) -> None:
+    lengths = [2000, 2030, 20000, 100]
+    peer.answers = [OK, *(plain(b"x" * length) for length in lengths), OK]
+    wire.get("/x", 5)
+    peer.parts = 100, 0.05  # bytes of the head, seconds until the rest
+    for length in lengths:
+        begun = time.monotonic()
+        assert b"x" * length in wire.quick("/x", 1.0)
+        assert time.monotonic() - begun < 0.9
+    assert wire.get("/x", 5).body == b"hello"
+    assert peer.connections == 1

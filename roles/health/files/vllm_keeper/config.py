@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from vllm_keeper.watch import settings as watching
 
 DEFAULT_DIRECTORY = Path("/etc/vllm-keeper")
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}$")
+SUFFIX = ".json"
 MANAGERS = ("systemd", "supervisor", "compose", "tmux", "screen")
 PARTS = ("gate", "check", "watch", "canary", "gpu", "host", "ladder", "fleet", "aws")
 READY_CHECKS = ("completion", "health")
@@ -82,7 +84,10 @@ class Instance:
 def names(directory: Path) -> list[str]:
     """Every configured instance. A missing directory is a host without instances, not an error."""
     try:
-        return sorted(path.stem for path in directory.glob("*.json") if NAME.match(path.stem))
+        found = (name[: -len(SUFFIX)] for name in os.listdir(directory) if name.endswith(SUFFIX))
+        return sorted(name for name in found if NAME.match(name))
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be listed ({error.strerror or error}); run as root") from error
 

@@ -9,16 +9,18 @@ writing.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vllm_keeper import processes, runfile, wholefile
+from vllm_keeper.watch.counters import Pulse
 
 FILE = "watch.json"
 FRESH = 15.0  # seconds
@@ -73,8 +75,8 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[str, Shown] = {}
-        # When it was last seen to go on as it is shown, with how many requests that run and wait.
-        self._still: dict[str, tuple[float, float, float]] = {}
+        # When it was last seen to go on as it is shown, with what /metrics said of its requests.
+        self._still: dict[str, tuple[float, Pulse]] = {}
         self.host: Mapping[str, tuple[str, str]] = {}  # subject: (level, evidence) of what is short on the host
 
     def show(self, name: str, **changes: Any) -> Shown:
@@ -86,9 +88,9 @@ class Board:
             self._shown[name] = after
             return after
 
-    def still(self, name: str, running: float, waiting: float) -> None:
+    def still(self, name: str, pulse: Pulse) -> None:
         """Looked at again: all else is as it was shown. A twentieth of what show() takes."""
-        self._still[name] = (now(), running, waiting)
+        self._still[name] = (now(), pulse)
 
     def remove(self, name: str) -> None:
         with self._lock:
@@ -99,20 +101,32 @@ class Board:
         with self._lock:
             return {name: self._newest(name, shown) for name, shown in self._shown.items()}
 
+    def gist(self) -> dict[str, tuple[object, ...]]:
+        """What whoever asks has to know at once: it is the same while nothing happens."""
+        with self._lock:
+            return {name: (one.verdict, one.action, one.why, one.pid, one.stalled) for name, one in self._shown.items()}
+
     def _newest(self, name: str, shown: Shown) -> Shown:
-        looked, running, waiting = self._still.get(name, (0.0, 0.0, 0.0))
-        return replace(shown, looked=looked, running=running, waiting=waiting) if looked > shown.looked else shown
+        looked, pulse = self._still.get(name, (0.0, Pulse()))
+        if looked <= shown.looked:
+            return shown
+        return replace(shown, looked=looked, running=pulse.running, waiting=pulse.waiting)
+
+
+@functools.lru_cache(maxsize=1)
+def _born(pid: int) -> int:
+    process = processes.read(pid)
+    return process.born if process is not None else 0
 
 
 def write(board: Board, directory: Path = runfile.DIRECTORY) -> None:
     """Raises OSError."""
-    me = processes.read(os.getpid())
     data = {
         "pid": os.getpid(),
-        "born": me.born if me is not None else 0,
+        "born": _born(os.getpid()),
         "at": now(),
         "host": dict(board.host),
-        "instances": {name: asdict(shown) for name, shown in board.all().items()},
+        "instances": {name: vars(shown) for name, shown in board.all().items()},
     }
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     wholefile.write(directory / FILE, json.dumps(data) + "\n", mode=0o644, durable=False)

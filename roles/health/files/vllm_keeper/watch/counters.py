@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,8 +26,9 @@ ALL = "/metrics"
 SOME = f"{ALL}/?{'&'.join(f'name[]=vllm:{name}' for name in NAMES)}"
 LINE = re.compile(rf"^vllm:({'|'.join(NAMES)})(?:\{{([^}}\n]*)\}})? ([^\s]+)".encode(), re.MULTILINE)
 # Of one beginning each, which is found without reading every line.
-STEPS = re.compile(rb"\nvllm:iteration_tokens_total_count((?:\{[^}\n]*\})?) (\S+)")
-REQUESTS = re.compile(rb"\nvllm:num_requests_(running|waiting)(?:\{[^}\n]*\})? (\S+)")
+NUMBER = rb"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=\n)"
+STEPS = re.compile(rb"\nvllm:iteration_tokens_total_count((?:\{[^}\n]*\})?) " + NUMBER)
+REQUESTS = re.compile(rb"\nvllm:num_requests_(running|waiting)(?:\{[^}\n]*\})? " + NUMBER)
 ENGINE = re.compile(rb'\bengine="([^"]*)"')
 RUNNING, WAITING = "num_requests_running", "num_requests_waiting"
 
@@ -59,29 +60,36 @@ class Counters:
 
 
 class Pulse(NamedTuple):
-    """What a glance reads of /metrics. steps: labels and value of each engine's count of them, as they stand there."""
+    """What a glance reads of /metrics, as it stands there: it is compared each second, and seldom asked for a number.
 
-    steps: tuple[tuple[bytes, bytes], ...] = ()
-    running: float = 0.0
-    waiting: float = 0.0
+    steps: labels of each engine, with its count of them. requests: b"running" or b"waiting", with how many.
+    """
+
+    steps: Sequence[tuple[bytes, bytes]] = ()
+    requests: Sequence[tuple[bytes, bytes]] = ()
 
     def goes_on_from(self, before: Pulse) -> bool:
-        """Whether every engine has made steps since, and there is none more and none less of them."""
-        return len(self.steps) == len(before.steps) > 0 and not any(map(operator.eq, self.steps, before.steps))
+        """Whether every engine has made steps since, there is none more and none less, and a queue neither came nor
+        went, which would be another verdict.
+        """
+        if not len(self.steps) == len(before.steps) > 0 or any(map(operator.eq, self.steps, before.steps)):
+            return False
+        if self.requests == before.requests:
+            return True
+        return len(self.requests) == len(before.requests) and bool(self.waiting) == bool(before.waiting)
+
+    @property
+    def running(self) -> float:
+        return sum(float(number) for name, number in self.requests if name == b"running")
+
+    @property
+    def waiting(self) -> float:
+        return sum(float(number) for name, number in self.requests if name == b"waiting")
 
 
 def pulse(text: bytes) -> Pulse:
     """Enough to see that all engines go on, at a fifth of what parse() takes."""
-    running = waiting = 0.0
-    try:
-        for name, value in REQUESTS.findall(text):
-            if name == b"running":
-                running += float(value)
-            else:
-                waiting += float(value)
-    except ValueError:
-        return Pulse()
-    return Pulse(tuple(STEPS.findall(text)), running, waiting)
+    return Pulse(STEPS.findall(text), REQUESTS.findall(text))
 
 
 def parse(text: bytes) -> Counters | None:

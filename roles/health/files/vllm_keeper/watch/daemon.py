@@ -26,7 +26,7 @@ from vllm_keeper.watch.watcher import Watcher
 
 TICK = 1.0
 STUCK = 90.0  # a manager that does not answer costs 20 s a question
-HEARTBEAT = 2.0
+HEARTBEAT = 5.0  # unless there is news; systemd waits for four of them, who reads the board for three
 FAREWELL = 1.5  # the agent check comes every second
 
 
@@ -67,16 +67,17 @@ class Daemon:
         endpoint = self._endpoint()
         self._reload()
         self._notify("READY=1")
-        written = float("-inf")
+        told, known = float("-inf"), dict[str, tuple[object, ...]]()
         try:
             while not self.stop.is_set():
                 self._reload()
                 self._tell_signals()
-                if time.monotonic() - written >= HEARTBEAT:
+                news = self.board.gist()
+                if news != known or time.monotonic() - told >= HEARTBEAT:
+                    told, known = time.monotonic(), news
                     self._heartbeat()
-                    written = time.monotonic()
-                stuck = self._stuck()
-                self._notify(f"STATUS={self._status()}" + ("" if stuck else "\nWATCHDOG=1"))
+                    stuck = self._stuck()
+                    self._notify(f"STATUS={self._status()}" + ("" if stuck else "\nWATCHDOG=1"))
                 self.stop.wait(TICK)
         finally:
             self._notify("STOPPING=1")
@@ -174,9 +175,9 @@ class Daemon:
         """Change with the files that an instance is read from."""
         running = self._running.get(name)
         known = context or (running.watcher.context if running is not None else None)
-        files = [self.directory / f"{name}.json"]
+        files = [os.path.join(self.directory, name + config.SUFFIX)]
         if known is not None and known.instance.env_file:
-            files.append(Path(known.instance.env_file))
+            files.append(known.instance.env_file)
         marks: list[object] = []
         for file in files:
             try:

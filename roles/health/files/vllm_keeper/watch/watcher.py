@@ -94,7 +94,9 @@ class Watcher:
         self._doubt_since: float | None = None
         self._idle_since: float | None = None
         self._looked_at = float("-inf")
-        self._calm_since: float | None = None  # the last whole look, if nothing was wrong or under way at it
+        # After the last whole look, if nothing was wrong or under way at it.
+        self._calm_until = float("-inf")
+        self._prompt = min(PROMPT, self.settings.timeout)
         self._pulse = counters.Pulse()
         self._unread: tuple[float, bytes] | None = None  # what /metrics said at the last glance, and when
         self._told = ""
@@ -124,7 +126,7 @@ class Watcher:
         begun = self.clock()
         if self._glance(begun):
             return max(FAST, begun + self.settings.interval - self.clock())
-        self._calm_since = None
+        self._calm_until = float("-inf")
         self._read_on()
         look = self.look(begun)
         self.memory, judgement = judge(self.memory, look, self.settings)
@@ -142,7 +144,7 @@ class Watcher:
         if judgement.doubt:
             return self.settings.doubt_interval
         if judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None:
-            self._calm_since = begun
+            self._calm_until = begun + GLANCES
         again = begun + self.settings.interval
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
@@ -154,17 +156,17 @@ class Watcher:
         Nothing can be held against it then, so it is not even read until something has to be judged. What else there
         is to see, a whole look sees a few seconds later.
         """
-        calm = self._calm_since is not None and at - self._calm_since < GLANCES
-        if not calm or not self.family.quiet() or not (self.family.heeds or self._mark() == self._state_mark):
+        if at >= self._calm_until or not self.family.quiet():
             return False
-        answer = self._server.quick(self._metrics, min(PROMPT, self.settings.timeout))
+        if not self.family.heeds and self._mark() != self._state_mark:
+            return False
+        answer = self._server.quick(self._metrics, self._prompt)
         before, seen = self._pulse, counters.pulse(answer)
         self._pulse = seen
-        # A queue that comes or goes is another verdict.
-        if not seen.goes_on_from(before) or bool(seen.waiting) != bool(before.waiting):
+        if not seen.goes_on_from(before):
             return False
         self._unread = (self.clock(), answer)
-        self.board.still(self.name, seen.running, seen.waiting)
+        self.board.still(self.name, seen)
         return True
 
     def _read_on(self) -> None:

@@ -42,14 +42,15 @@ class Wire:
         head = f" HTTP/1.1\r\nHost: {shown}:{self._port}\r\nUser-Agent: vllm-keeper\r\nAccept: */*\r\n\r\n"
         self._head = head.encode()
         self._link: socket.socket | None = None
-        self._limited = 0.0  # seconds for which the kernel itself waits for this connection, 0.0 where that is not set
+        self._asks: tuple[str, float] | None = None  # what quick() is prepared for, None while get() has the connection
+        self._question = b""
         self._deadline = 0.0
         self._read = b""  # what has come and is not used yet
 
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
-        self._link, self._read, self._limited = None, b"", 0.0
+        self._link, self._read, self._asks = None, b"", None
 
     def get(self, path: str, within: float) -> Answer:
         begun = time.monotonic()
@@ -76,36 +77,42 @@ class Wire:
     def quick(self, path: str, within: float) -> bytes:
         """The answer to a GET, its head before it, when it comes at once as nearly always; else b"", and get() tells.
 
-        Half of what get() takes: for who asks each second and only wants to know whether something has changed. The
-        kernel waits, for WITHIN seconds a part of the answer, so that a part is one system call rather than three.
+        Less than half of what get() takes: for who asks each second and only wants to know whether something has
+        changed. The kernel waits, for WITHIN seconds a part of the answer, so that a part is one system call rather
+        than three.
         """
         link, answer = self._link, b""
         if link is None or self._read:
             return answer
         try:
-            link.settimeout(None)
-            if self._limited != within:
-                limit = struct.pack("ll", int(within), int(within % 1 * 1e6))
-                for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                    link.setsockopt(socket.SOL_SOCKET, option, limit)
-                self._limited = within
-            link.sendall(b"GET " + path.encode("ascii") + self._head)
+            if self._asks != (path, within):
+                self._prepare(link, path, within)
+            link.sendall(self._question)
             for _part in range(PARTS):
                 answer += link.recv(LARGEST_PART)
                 if answer.endswith(LAST_CHUNK) or (HEAD_END in answer and not CHUNKED.search(answer)):
                     break
         except OSError:
             pass
-        if answer.startswith(OK) and answer.endswith(LAST_CHUNK) and not CLOSES.search(answer, 0, LARGEST_HEAD):
+        if answer.startswith(OK) and answer.endswith(LAST_CHUNK):
             return answer
         self.close()  # whose the rest is could not be told
         return b""
+
+    def _prepare(self, link: socket.socket, path: str, within: float) -> None:
+        """From now on, until get() has the connection again, the kernel itself waits for what is sent and read."""
+        link.settimeout(None)
+        limit = struct.pack("ll", int(within), int(within % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            link.setsockopt(socket.SOL_SOCKET, option, limit)
+        self._asks, self._question = (path, within), b"GET " + path.encode("ascii") + self._head
 
     def _exchange(self, request: bytes) -> tuple[int, bytes]:
         if self._read:
             self.close()  # more came than was the answer: whose it is cannot be told
         if self._link is not None:
             try:
+                self._asks = None
                 self._link.settimeout(self._left())
                 self._link.sendall(request)
                 self._more()
