@@ -3,13 +3,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What it costs to look at a server: a cycle of the keeper's watcher, against a run of the source guide's script.
 
-    python -m bench.probe_cost [--cycles 600] [--runs 200]
+    python -m bench.probe_cost [--cycles 600] [--runs 200] [--neighbours 0]
 
 CPU seconds, user and system, of whoever looks and of what it starts; what the server spends on its answer is in
 neither figure. Both look at the same server, a stand-in for vLLM whose /metrics is as large as vLLM's. Two kinds of
 cycle: while requests run, when a look is /metrics, and now and then all there is to see; and while it is idle, when a
 canary goes with it: a whole completion, which the guide's script does not ask for. The script is charged for bash and
 curl, not for cron's own processes; curl alone, without the script around it, is told too.
+
+Beside them stands the least that any look in Python can cost here: to sleep, ask and read the answer, and nothing else.
+On a virtual machine most of that is waking up a core that slept, for which it pays more than others do; --neighbours
+keeps so many cores awake, as an engine that generates does.
 
 A cycle stands for a second, so that what the watcher does every ten minutes is in 600 of them once. Each is preceded by
 the watcher's own wait, in which the CPU's caches grow as cold as they do between two looks.
@@ -18,8 +22,11 @@ the watcher's own wait, in which the CPU's caches grow as cold as they do betwee
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
+import select
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +36,7 @@ from pathlib import Path
 
 from vllm_keeper import context
 from vllm_keeper.log import Log
+from vllm_keeper.watch import counters, wire
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.watcher import Watcher
 
@@ -56,6 +64,23 @@ def cost(cycle: Callable[[], object], number: int, clock: Callable[[], float]) -
     for _cycle in range(number):
         cycle()
     return (clock() + children() - begun) / number
+
+
+def bare(instance: sites.Instance, cycles: int) -> float:
+    """CPU seconds of a sleep, a question and its answer."""
+    with socket.create_connection(("127.0.0.1", instance.port)) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        question = f"GET {counters.SOME} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        nobody = select.poll()
+
+        def ask() -> None:
+            nobody.poll(int(PAUSE * 1000))
+            link.sendall(question)
+            answer = link.recv(wire.LARGEST_PART)
+            while not answer.endswith(wire.LAST_CHUNK):
+                answer = link.recv(wire.LARGEST_PART)
+
+        return cost(ask, cycles, time.thread_time)
 
 
 def watcher(site: sites.Site, every: float) -> Watcher:
@@ -86,10 +111,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cycles", type=int, default=600)
     parser.add_argument("--runs", type=int, default=200, help="of the guide's script, and of curl alone")
+    parser.add_argument("--neighbours", type=int, default=0, help="processes that keep a core each awake")
     given = parser.parse_args()
 
     sites.private_run_directory()
-    with sites.Site(1) as site:
+    with contextlib.ExitStack() as stack:
+        for _neighbour in range(given.neighbours):
+            spinning = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(spinning.wait)
+            stack.callback(spinning.kill)
+        site = stack.enter_context(sites.Site(1))
         url = f"http://127.0.0.1:{site.instances[0].port}/health"
         curl = started(["curl", "--silent", "--fail", "--output", "/dev/null", "--max-time", "10", url], given.runs)
         script = started([str(SCRIPT), url, "false"], given.runs)
@@ -104,6 +135,7 @@ def main() -> int:
             busy = cost(work, given.cycles, time.thread_time)  # the users are threads of this process
             sent = canaries(loaded)
             loaded.close()
+            least = bare(site.instances[0], given.cycles)
         idle_watcher = watcher(site, 0.0)
 
         def idle() -> None:
@@ -115,17 +147,19 @@ def main() -> int:
         resting = cost(idle, given.cycles, time.process_time)
         idle_sent = canaries(idle_watcher)
         idle_watcher.close()
-    print(f"CPU of one look at the same server (load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores):")
+    print(f"CPU of one look at the same server (on {os.cpu_count()} cores, {given.neighbours} neighbours):")
     for what, seconds in (
         (f"check_vllm.sh, {given.runs} runs", script),
         (f"curl alone, {given.runs} runs", curl),
+        (f"sleep, question and answer alone, {given.cycles} cycles", least),
         (f"watcher while requests run, {given.cycles} cycles, {sent} canaries", busy),
         (f"watcher while idle, {given.cycles} cycles, {idle_sent} canaries", resting),
     ):
         print(f"  {what:60} {seconds * 1000:7.3f} ms")
     print(f"watching at 1 Hz takes {busy * 100:.2f} % of a core, with a canary each time {resting * 100:.2f} %")
     print(
-        f"ratio: {script / busy:.0f} x less than the script (goal {GOAL:.0f}), {curl / busy:.0f} x less than curl; "
+        f"ratio: {script / busy:.0f} x less than the script (goal {GOAL:.0f}), {curl / busy:.0f} x less than curl, "
+        f"where {script / least:.0f} x and {curl / least:.0f} x are the most there can be; "
         f"with a canary each time {script / resting:.0f} x and {curl / resting:.0f} x"
     )
     return 0 if script / busy >= GOAL else 1
