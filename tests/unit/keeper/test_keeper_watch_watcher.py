@@ -499,6 +499,31 @@ def test_a_hang_is_told_with_what_the_gpu_reported_and_found_no_later(rig: Rig, 
     assert incident.reason.endswith("; Xid 31 on GPU-0: MMU Fault")
 
 
+def test_a_long_doubt_lists_the_processes_of_the_host_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where twelve instances did so each second, none was found in time."""
+    rig.settle(stall_after=8.0, patience=20.0)
+    rig.serve()
+    rig.api.step, rig.api.running = 1, 5
+    rig.go(5)
+    listed: list[int] = []
+    kin = processes.kin
+
+    def counted(pid: int, proc: Path = processes.PROC) -> dict[int, processes.Process]:
+        listed.append(pid)
+        return kin(pid, proc)
+
+    monkeypatch.setattr(processes, "kin", counted)
+    rig.api.step = 0
+    rig.go(6)
+    assert (rig.shown.verdict, rig.incidents) == ("busy", [])
+    assert len(listed) == 1, "at its beginning, whatever was known before"
+    rig.api.step = 1
+    rig.go(3)
+    rig.api.step = 0
+    rig.go(3)
+    assert len(listed) == 2, "and again when there is another"
+
+
 def test_one_whose_processes_want_a_cpu_gets_patience(rig: Rig) -> None:
     rig.settle(patience=10.0)
     rig.serve()

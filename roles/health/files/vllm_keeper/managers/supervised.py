@@ -47,10 +47,10 @@ class Supervised(Manager):
         run = runfile.living(self.instance.name, self.run_directory, self.proc)
         if run is None:
             return Completed(1, "", "it does not run")
-        known = processes.everyone(self.proc)
+        below = processes.kin(run.runner, self.proc)
         # The runner stays: it sees the end, tells why, and lets the manager go on. So does who writes its log.
-        below = processes.descendants(run.runner, known) - {run.runner, run.writer}
-        processes.end((known[pid] for pid in below if pid in known), self.proc)
+        stay = {run.runner, run.writer}
+        processes.end((process for pid, process in below.items() if pid not in stay), self.proc)
         return Completed(0, "", "")
 
     def logs(self, lines: int) -> list[str]:

@@ -33,46 +33,42 @@ class Activity:
 
     def look(self, pids: Iterable[int], at: float) -> bool | None:
         """None at the first look: there is nothing to compare with yet, and no thread that wants a CPU."""
-        pids = list(pids)
-        used = {pid: ticks for pid in pids if (ticks := self._ticks(pid)) is not None}
+        seen = {pid: found for pid in pids if (found := self._read(pid)) is not None}
+        used = {pid: ticks for pid, (_state, ticks) in seen.items()}
         before, since = self._used, self._at
         self._used, self._at = used, at
-        if any(self._state(pid) in STOPPED for pid in used):
+        if any(state in STOPPED for state, _ticks in seen.values()):
             return False
-        if any(self._wants(pid) for pid in used):
-            return True
-        if since is None or at <= since:
-            return None
         # One that is new has used whatever it has used since.
         spent = sum(ticks - before.get(pid, 0) for pid, ticks in used.items()) / TICK
-        return spent >= SHARE * (at - since)
+        span = 0.0 if since is None else at - since
+        if 0 < SHARE * span <= spent:
+            return True
+        # Of each of vLLM's some hundred threads a file is read: only where that decides.
+        if any(self._wants(pid) for pid in used):
+            return True
+        return False if span > 0 else None
 
     def forget(self) -> None:
         self._used, self._at = {}, None
 
-    def _ticks(self, pid: int) -> int | None:
+    def _read(self, pid: int) -> tuple[str, int] | None:
+        """Its first thread's state, and the ticks that all of them have used; None once it has ended."""
         try:
-            fields = _fields((self.proc / str(pid) / "stat").read_bytes())
-            return int(fields[11]) + int(fields[12])
+            fields = _fields(f"{self.proc}/{pid}/stat")
+            return fields[0].decode(), int(fields[11]) + int(fields[12])
         except (OSError, ValueError, IndexError):
             return None
 
-    def _state(self, pid: int) -> str:
-        try:
-            return _fields((self.proc / str(pid) / "stat").read_bytes())[0].decode()
-        except (OSError, IndexError):
-            return "?"  # it has just ended
-
     def _wants(self, pid: int) -> bool:
         try:
-            for task in (self.proc / str(pid) / "task").iterdir():
-                if _fields((task / "stat").read_bytes())[0].decode() in WANTS:
-                    return True
+            tasks = f"{self.proc}/{pid}/task"
+            return any(_fields(f"{tasks}/{task}/stat")[0].decode() in WANTS for task in os.listdir(tasks))
         except (OSError, ValueError, IndexError):
             return False  # it has just ended
-        return False
 
 
-def _fields(stat: bytes) -> list[bytes]:
+def _fields(stat: str) -> list[bytes]:
     """Of /proc/PID/stat, from the state on: the name before it may hold anything."""
-    return stat.rpartition(b") ")[2].split()
+    with open(stat, "rb") as file:
+        return file.read().rpartition(b") ")[2].split()

@@ -39,6 +39,7 @@ ASK_AGAIN = 600.0  # seconds until the manager is asked though nothing happened
 LOADING = 10.0  # the same while it loads
 NOBODY = 5.0  # and while there is no process
 KIN = 600.0  # and until its processes are listed again: those that end are known at once, and in doubt all are listed
+KIN_AGAIN = 1.0  # at least
 JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in vain
 FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
@@ -191,8 +192,7 @@ class Watcher:
         if not pid or before is not None:
             self._doubt_since = None
             return Look(at=self.clock(), process=process, pid=pid, canary=self.canary.news)
-        calm = KIN if self.family.engines else LOADING  # each time all processes of the host are read
-        if begun - self._kin_at > (calm if self._doubt_since is None else 1.0):
+        if self._kin_is_old(begun):
             self.family.refresh()
             self._kin_at = begun
         api_active = engine_active = None
@@ -220,6 +220,13 @@ class Watcher:
             gpu_fault=fault.evidence if fault is not None else "",
             gpu_remedy=fault.remedy if fault is not None else "",
         )
+
+    def _kin_is_old(self, at: float) -> bool:
+        """Each time all processes of the host are read: in doubt once, and not each second for twelve instances."""
+        doubt = self._doubt_since
+        if doubt is not None and self._kin_at < doubt:
+            return at - self._kin_at > KIN_AGAIN
+        return at - self._kin_at > (KIN if self.family.engines and doubt is None else LOADING)
 
     def _in_place_of_hooks(self, at: float, pid: int, process: d.Observation, before: d.Decision | None) -> None:
         """Where nothing runs around a start: parks what is restarted in vain, and notices the first answer."""
