@@ -233,6 +233,7 @@ def told(rig: Rig) -> str:
 
 
 def test_an_idle_server_gets_a_canary_each_second_and_nothing_else(rig: Rig) -> None:
+    rig.settle(timeout=10.0)  # real seconds, in which a machine may stand still
     rig.serve()
     rig.go(20)
     assert (rig.shown.verdict, rig.shown.ready, rig.shown.pid) == ("healthy", True, rig.pid)
