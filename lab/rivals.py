@@ -474,7 +474,7 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         "The same fault at the same moment on two lab hosts with real vLLM (the tiny Qwen3-VL on CPU, nothing on a",
         "GPU) behind one HAProxy: one with the keeper, one with the source guide's unit, script and cron line.",
         "Medians, seconds from the fault. *gone*: the process that was hurt was ended. *out*: HAProxy sends it nothing",
-        "more. *again*: a completion was answered by a new process (vLLM's own start of 40 s and more is in it).",
+        "more. *again*: a completion was answered by a new process (vLLM's own start is in it, 20 to 40 s by machine).",
         f"*lost*: requests of a client that asks every {PAUSE} s and gives each {TIMEOUT:g} s, until then.",
         "",
         f"*> {CENSORED:.0f} s*: once the keeper's side served again, the recipe's script was run by hand and found",
