@@ -170,8 +170,11 @@ class Rig:
         """Looks, for so many seconds of the made-up clock or until something holds; the seconds that passed."""
         begun, watcher = self.clock.at, self.watch()
         while self.clock.at - begun < seconds and not until():
+            answered = watcher.canary.news.done
             pause = watcher.step()
-            if watcher.canary.news.since is not None and self.api.completion is not None:
+            news = watcher.canary.news
+            # One that was sent in this look may have been answered within it.
+            if self.api.completion is not None and (news.since is not None or news.done != answered):
                 real(lambda: watcher.canary.news.since is None)
                 pause = 0.01  # its answer wakes the watcher
             self.clock.pass_(pause)
