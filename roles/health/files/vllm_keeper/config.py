@@ -95,7 +95,7 @@ def names(directory: Path) -> list[str]:
 def load(directory: Path, name: str) -> Instance:
     if not NAME.match(name):
         raise ConfigError(f"{name!r} is no instance name: letters, digits, '.', '_', '@' and '-' only")
-    path = directory / f"{name}.json"
+    path = directory / (name + SUFFIX)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
