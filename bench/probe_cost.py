@@ -4,6 +4,10 @@
 """What it costs to look at a server: a cycle of the keeper's watcher, against a run of the source guide's script.
 
     python -m bench.probe_cost [--cycles 600] [--runs 200] [--neighbours 0]
+    python -m bench.probe_cost --host gpu1 [--seconds 300] [--runs 100]
+
+With --host it is the keeper of that host of the lab as it runs there, beside real vLLM at its limit, and the script
+beside the same: what the kernel says that the watcher's thread took in so many seconds, a look a second. Otherwise:
 
 CPU seconds, user and system, of whoever looks and of what it starts; what the server spends on its answer is in
 neither figure. Both look at the same server, a stand-in for vLLM whose /metrics is as large as vLLM's. Two kinds of
@@ -38,16 +42,38 @@ from vllm_keeper import context
 from vllm_keeper.log import Log
 from vllm_keeper.watch import counters, wire
 from vllm_keeper.watch.board import Board
+from vllm_keeper.watch.daemon import LONGEST_COMM
 from vllm_keeper.watch.watcher import Watcher
 
 from bench import site as sites
+from bench import throughput
+from lab import client
 
 SCRIPT = Path(__file__).parent / "recipe/check_vllm.sh"
+CURL = ["curl", "--silent", "--fail", "--output", "/dev/null", "--max-time", "10"]
 GOAL = 50.0
 # Before each look of either kind, so that the server has made progress since the last one, as it has in the second
 # between two of a watcher (one that makes none is looked at more closely), and so that no cache is warmer than there.
 PAUSE = 0.1
 WARM = 20  # cycles that are not counted: imports, first connection, first canary
+
+
+# CPU seconds of a run of a command, with the pause before it that the others have too.
+STARTED = f"""
+import resource, subprocess, sys, time
+
+def used():
+    of = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return of.ru_utime + of.ru_stime
+
+runs, command = int(sys.argv[1]), sys.argv[2:]
+subprocess.run(command, check=True)
+before = used()
+for _run in range(runs):
+    time.sleep({PAUSE})
+    subprocess.run(command, check=True)
+print((used() - before) / runs)
+"""
 
 
 def children() -> float:
@@ -106,13 +132,52 @@ def started(command: list[str], runs: int) -> float:
     return (children() - begun) / runs
 
 
+def thread(host: str) -> float:
+    """CPU seconds of the watcher of the lab's instance so far, by the scheduler's own count of nanoseconds."""
+    name = client.instance()["name"]
+    script = (
+        "for one in /proc/$(systemctl show -p MainPID --value vllm-keeper)/task/*; do "
+        f'if [ "$(cat $one/comm)" = {name[:LONGEST_COMM]} ]; then cat $one/schedstat; fi; done'
+    )
+    [line] = client.on(host, "sh", "-c", script).splitlines()
+    return int(line.split()[0]) / 1e9
+
+
+def in_the_lab(host: str, seconds: float, runs: int) -> int:
+    """Print what a look costs beside real vLLM that is at its limit."""
+    lab = client.Lab.read()
+    client.wait_until(lambda: client.answers(lab.direct(host), lab.model), 600, f"{host} serves")
+    copied = f"{client.container(host)}:/root/{SCRIPT.name}"
+    subprocess.run(["podman", "cp", str(SCRIPT), copied], check=True)
+    url = f"http://127.0.0.1:{lab.port}/health"
+    with throughput.at_its_limit(lab.direct(host), lab.model):
+        began, before = time.monotonic(), thread(host)
+        time.sleep(seconds)
+        look = (thread(host) - before) / (time.monotonic() - began)
+        took = [
+            float(client.on(host, "python3", "-c", STARTED, str(runs), *command, timeout=600))
+            for command in ([f"/root/{SCRIPT.name}", url, "false"], [*CURL, url])
+        ]
+    script, curl = took
+    print(f"CPU of one look at real vLLM at its limit (on {os.cpu_count()} cores, which it uses):")
+    print(f"  {f'check_vllm.sh, {runs} runs':60} {script * 1000:7.3f} ms")
+    print(f"  {f'curl alone, {runs} runs':60} {curl * 1000:7.3f} ms")
+    print(f"  {f'the keeper as it runs, {seconds:.0f} looks':60} {look * 1000:7.3f} ms")
+    print(f"ratio: {script / look:.0f} x less than the script (goal {GOAL:.0f}), {curl / look:.0f} x less than curl")
+    return 0 if script / look >= GOAL else 1
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cycles", type=int, default=600)
     parser.add_argument("--runs", type=int, default=200, help="of the guide's script, and of curl alone")
     parser.add_argument("--neighbours", type=int, default=0, help="processes that keep a core each awake")
+    parser.add_argument("--host", help="of the lab: measure the keeper there, beside real vLLM")
+    parser.add_argument("--seconds", type=float, default=300, help="of that")
     given = parser.parse_args()
+    if given.host:
+        return in_the_lab(given.host, given.seconds, given.runs)
 
     sites.private_run_directory()
     with contextlib.ExitStack() as stack:
@@ -122,7 +187,7 @@ def main() -> int:
             stack.callback(spinning.kill)
         site = stack.enter_context(sites.Site(1))
         url = f"http://127.0.0.1:{site.instances[0].port}/health"
-        curl = started(["curl", "--silent", "--fail", "--output", "/dev/null", "--max-time", "10", url], given.runs)
+        curl = started([*CURL, url], given.runs)
         script = started([str(SCRIPT), url, "false"], given.runs)
         with sites.Load(site.instances[0], 2, 1000):
             time.sleep(0.5)

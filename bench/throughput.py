@@ -18,12 +18,14 @@ its answers (to as many of the same questions, while it has nothing else to do),
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import re
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import requests
 from vllm_keeper.watch import counters
@@ -65,21 +67,28 @@ def spent(host: str, unit: str) -> float:
     return sum(int(line.split()[0]) for line in client.on(host, "sh", "-c", script).splitlines()) / 1e9
 
 
-def keepers(host: str, url: str, model: str, seconds: float) -> float:
-    """CPU seconds that the keeper takes in one, while users keep the server at its limit."""
+@contextlib.contextmanager
+def at_its_limit(url: str, model: str) -> Iterator[None]:
+    """Users keep the server busy, who always have a request under way."""
     stop = threading.Event()
     users = [threading.Thread(target=use, args=(url, model, stop), daemon=True) for _ in range(USERS)]
     try:
         for user in users:
             user.start()
         time.sleep(SETTLE)
-        began, before = time.monotonic(), spent(host, "vllm-keeper")
-        time.sleep(seconds)
-        return (spent(host, "vllm-keeper") - before) / (time.monotonic() - began)
+        yield
     finally:
         stop.set()
         for user in users:
             user.join(150)
+
+
+def keepers(host: str, url: str, model: str, seconds: float) -> float:
+    """CPU seconds that the keeper takes in one, while users keep the server at its limit."""
+    with at_its_limit(url, model):
+        began, before = time.monotonic(), spent(host, "vllm-keeper")
+        time.sleep(seconds)
+        return (spent(host, "vllm-keeper") - before) / (time.monotonic() - began)
 
 
 def servers(host: str, url: str, unit: str, looks: int) -> float:
@@ -126,27 +135,22 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true", help="what watching takes of the CPU, instead")
     options = parser.parse_args()
     lab = client.Lab.read()
-    url, stop = lab.direct(options.host), threading.Event()
+    url = lab.direct(options.host)
     client.wait_until(lambda: client.answers(url, lab.model), 600, f"{options.host} serves")
     if options.cpu:
         return cpu(options.host, url, lab.model, 4 * options.seconds)
-    users = [threading.Thread(target=use, args=(url, lab.model, stop), daemon=True) for _ in range(USERS)]
     ratios: list[float] = []
     try:
-        for user in users:
-            user.start()
-        for number in range(options.rounds):
-            rates = {
-                watched: window(options.host, url, watched, options.seconds)
-                for watched in ((True, False) if number % 2 else (False, True))
-            }
-            ratios.append(rates[True] / rates[False])
-            print(f"  round {number + 1}: watched {rates[True]:.0f}, not {rates[False]:.0f} tokens/s", flush=True)
+        with at_its_limit(url, lab.model):
+            for number in range(options.rounds):
+                rates = {
+                    watched: window(options.host, url, watched, options.seconds)
+                    for watched in ((True, False) if number % 2 else (False, True))
+                }
+                ratios.append(rates[True] / rates[False])
+                print(f"  round {number + 1}: watched {rates[True]:.0f}, not {rates[False]:.0f} tokens/s", flush=True)
     finally:
-        stop.set()
         client.on(options.host, "systemctl", "start", "vllm-keeper")
-        for user in users:
-            user.join(150)
     low, high = interval(ratios)
     lost = 1 - statistics.median(ratios)
     print(

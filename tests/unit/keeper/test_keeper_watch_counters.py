@@ -10,7 +10,8 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from vllm_keeper.watch.counters import Counters, Engine, Pulse, parse, pulse
+from vllm_keeper.watch import counters
+from vllm_keeper.watch.counters import Counters, Engine, parse, queued, requests
 
 from tests.standin.vllm_standin.metrics import Metrics
 
@@ -154,7 +155,7 @@ def engines(**steps: float) -> bytes:
     for engine, count in steps.items():
         labels = f'{{engine="{engine}",model_name="a name, with spaces"}}'
         lines += [
-            f"vllm:iteration_tokens_total_count{labels} {count}",
+            f"vllm:iteration_tokens_total_count{labels} {float(count)}",
             f"vllm:num_requests_running{labels} 2.0",
             f"vllm:num_requests_waiting{labels} 1.0",
             f'vllm:num_requests_waiting_by_reason{{engine="{engine}",reason="capacity"}} 1.0',
@@ -162,14 +163,21 @@ def engines(**steps: float) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def test_a_glance_sees_what_parse_sees() -> None:
-    text = of(running=3, waiting=9).render()
-    seen, whole = pulse(text), parse(text)
+@pytest.mark.parametrize(("running", "waiting"), [(3, 9), (3, 0), (0, 0), (0, 1)])
+def test_a_glance_sees_what_parse_sees(running: int, waiting: int) -> None:
+    text = of(running=running, waiting=waiting).render()
+    whole = parse(text)
     assert whole is not None
-    assert (seen.running, seen.waiting) == (whole.running, whole.waiting) == (3, 9)
-    assert len(seen.steps) == 1
-    assert pulse(engines(a=1, b=2)).running == 4
-    assert pulse(engines(a=1, b=2)).waiting == 2, "not its parts once more"
+    assert requests(text) == (whole.running, whole.waiting) == (running, waiting)
+    assert queued(text) is (waiting > 0)
+
+
+def test_requests_are_those_of_all_engines() -> None:
+    assert requests(engines(a=1, b=2)) == (4, 2), "and not its parts once more"
+    nobody = engines(a=1).replace(b"} 1.0", b"} 0.0")
+    assert [queued(text) for text in (nobody, engines(b=1), nobody + engines(b=1), b"", b"garbled")] == [
+        False, True, True, False, False,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -188,9 +196,13 @@ def test_a_glance_sees_what_parse_sees() -> None:
     ],
 )
 def test_all_engines_have_to_go_on(before: bytes, after: bytes, goes_on: bool) -> None:
-    assert pulse(after).goes_on_from(pulse(before)) is goes_on
+    assert counters.goes_on(before, after) is goes_on
 
 
 @given(some.binary(max_size=300))
 def test_law_a_glance_at_anything_raises_nothing(text: bytes) -> None:
-    assert isinstance(pulse(b"\nvllm:num_requests_running " + text), Pulse)
+    for garbled in (text, counters.STEPS + text, engines(a=1) + counters.STEPS + text, counters.QUEUE + text):
+        assert not counters.goes_on(garbled, garbled)
+        assert counters.goes_on(engines(a=1), garbled) in (True, False)
+        assert queued(garbled) in (True, False)
+        assert min(requests(b"\nvllm:num_requests_running " + garbled)) >= 0

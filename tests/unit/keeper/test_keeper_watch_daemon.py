@@ -139,6 +139,13 @@ def test_instances_are_watched_as_they_come_and_no_longer_when_they_go(rig: Rig)
     until(lambda: rig.shown() == {"a": "stopped", "b": "stopped"})
 
 
+def test_top_shows_whose_thread_takes_what(rig: Rig) -> None:
+    rig.configure("a-name-that-is-longer")
+    rig.start()
+    assert rig.watcher("a-name-that-is-longer")
+    until(lambda: "a-name-that-is-" in {one.read_text().strip() for one in Path("/proc/self/task").glob("*/comm")})
+
+
 def test_what_is_unchanged_is_watched_on_with_all_that_is_known_of_it(rig: Rig) -> None:
     rig.configure("a")
     rig.configure("b")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_keeper import processes, runfile, wholefile
-from vllm_keeper.watch.counters import Pulse
+from vllm_keeper.watch import counters, judgement
 
 FILE = "watch.json"
 FRESH = 15.0  # seconds
@@ -65,8 +65,7 @@ class Shown:
         return self.verdict in SERVING and not self.drained and not self.mute
 
 
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+now = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Board:
@@ -75,8 +74,8 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[str, Shown] = {}
-        # When it was last seen to go on as it is shown, with what /metrics said of its requests.
-        self._still: dict[str, tuple[float, Pulse]] = {}
+        # When it was last seen to go on as it is shown, with what /metrics said.
+        self._still: dict[str, tuple[float, bytes]] = {}
         self.host: Mapping[str, tuple[str, str]] = {}  # subject: (level, evidence) of what is short on the host
 
     def show(self, name: str, **changes: Any) -> Shown:
@@ -88,9 +87,9 @@ class Board:
             self._shown[name] = after
             return after
 
-    def still(self, name: str, pulse: Pulse) -> None:
-        """Looked at again: all else is as it was shown. A twentieth of what show() takes."""
-        self._still[name] = (now(), pulse)
+    def still(self, name: str, metrics: bytes) -> None:
+        """Looked at again, and it goes on with its requests: all else is as shown. A twentieth of what show() takes."""
+        self._still[name] = (now(), metrics)
 
     def remove(self, name: str) -> None:
         with self._lock:
@@ -107,10 +106,12 @@ class Board:
             return {name: (one.verdict, one.action, one.why, one.pid, one.stalled) for name, one in self._shown.items()}
 
     def _newest(self, name: str, shown: Shown) -> Shown:
-        looked, pulse = self._still.get(name, (0.0, Pulse()))
+        looked, metrics = self._still.get(name, (0.0, b""))
         if looked <= shown.looked:
             return shown
-        return replace(shown, looked=looked, running=pulse.running, waiting=pulse.waiting)
+        running, waiting = counters.requests(metrics)
+        _verdict, reason = judgement.at_work(running, waiting, shown.reason)
+        return replace(shown, looked=looked, running=running, waiting=waiting, reason=reason)
 
 
 @functools.lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from vllm_keeper.watch.endpoint import Endpoint
 from vllm_keeper.watch.host_watch import HostWatch
 from vllm_keeper.watch.watcher import Watcher
 
+LONGEST_COMM = 15  # letters, proc_pid_comm(5)
 TICK = 1.0
 STUCK = 90.0  # a manager that does not answer costs 20 s a question
 HEARTBEAT = 5.0  # unless there is news; systemd waits for four of them, who reads the board for three
@@ -145,6 +146,8 @@ class Daemon:
         self._running[name] = _Running(watcher, stop, thread, marks)
         self.board.show(name)
         thread.start()
+        with contextlib.suppress(OSError):  # for `top -H`; Python itself does it since 3.14
+            Path(f"/proc/self/task/{thread.native_id}/comm").write_text(name[:LONGEST_COMM])
 
     def _signals(self, context: Context) -> HostSignals | None:
         """One reader of the GPUs for all instances of the host."""

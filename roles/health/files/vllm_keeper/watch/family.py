@@ -14,6 +14,7 @@ from vllm_keeper import processes
 from vllm_keeper.watch.notice import Notice
 
 ENGINE = "VLLM::EngineCore"
+EVENTS = 16  # at a time; those beyond come at the next wait
 OURS = "VLLM::"  # what vLLM calls its engines and workers
 
 
@@ -31,14 +32,16 @@ class Family:
         self.others: list[int] = []  # the API's own processes
         self._handles: dict[int, int] = {}
         self._wake_out, self._wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._events = select.poll()
-        self._events.register(self._wake_out, select.POLLIN)
+        self._events = select.epoll()  # is asked each second what it was told once
+        self._events.register(self._wake_out, select.EPOLLIN)
         self._notice: Notice | None = None
-        self._stirred: bool | None = None  # whether something came at the last wait, None once that is used
+        self.heeds = False  # whether changes of files are told
+        self.stirred = True  # whether something came at the last wait
 
     def close(self) -> None:
         self.adopt(0)
         self._unheed()
+        self._events.close()
         for handle in (self._wake_out, self._wake_in):
             os.close(handle)
 
@@ -47,17 +50,14 @@ class Family:
         self._unheed()
         with contextlib.suppress(OSError):
             self._notice = Notice(directory)
-            self._events.register(self._notice, select.POLLIN)
-
-    @property
-    def heeds(self) -> bool:
-        return self._notice is not None
+            self._events.register(self._notice, select.EPOLLIN)
+            self.heeds = True
 
     def _unheed(self) -> None:
         if self._notice is not None:
             self._events.unregister(self._notice)
             self._notice.close()
-            self._notice = None
+            self._notice, self.heeds = None, False
 
     def adopt(self, pid: int) -> None:
         """Watch this main process from now on; 0 for none."""
@@ -107,24 +107,21 @@ class Family:
         if handle is not None:
             self._let_go(handle)
 
-    def quiet(self) -> bool:
-        """Whether it is known that nobody has ended, and nothing woke us."""
-        stirred, self._stirred = self._stirred, None
-        return bool(self._handles) and not (self._stirs(0) if stirred is None else stirred)
+    @property
+    def held(self) -> bool:
+        """Whether the kernel tells of an end."""
+        return bool(self._handles)
 
     def wait(self, seconds: float) -> None:
         """So long, or until one of them ends, a file that is heeded changes, or somebody wakes us."""
-        self._stirred = self._stirs(max(0, int(seconds * 1000)))
-
-    def _stirs(self, milliseconds: int) -> bool:
-        events = self._events.poll(milliseconds)
+        events = self._events.poll(max(0.0, seconds), EVENTS)
+        self.stirred = bool(events)
         for handle, _kinds in events:
             if handle == self._wake_out:
                 with contextlib.suppress(BlockingIOError):
                     os.read(handle, 4096)
             elif self._notice is not None and handle == self._notice.fileno() and not self._notice.lasts():
                 self._unheed()
-        return bool(events)
 
     def wake(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
@@ -133,7 +130,7 @@ class Family:
     def _hold(self, pid: int) -> None:
         with contextlib.suppress(OSError, AttributeError):  # it has just ended, or the kernel is too old
             self._handles[pid] = os.pidfd_open(pid)
-            self._events.register(self._handles[pid], select.POLLIN)
+            self._events.register(self._handles[pid], select.EPOLLIN)
 
     def _let_go(self, handle: int) -> None:
         self._events.unregister(handle)

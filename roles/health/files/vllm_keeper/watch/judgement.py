@@ -291,12 +291,15 @@ def _engines(memory: Memory, look: Look, settings: WatchSettings) -> Judgement:
         )
     waiting = 0.0 if look.counters is None else look.counters.waiting
     running = 0.0 if look.counters is None else look.counters.running
-    detail = look.health.detail if look.health is not None else "answers"
+    verdict, reason = at_work(running, waiting, look.health.detail if look.health is not None else "answers")
+    return Judgement(verdict, d.NONE, reason, doubt=doubt, stalled=longest)
+
+
+def at_work(running: float, waiting: float, idle: str = "answers") -> tuple[str, str]:
+    """(verdict, reason) of a server that has made progress, by its requests; IDLE: what to say if it has none."""
     if waiting > 0:
-        return Judgement("busy", d.NONE, f"{running:g} requests run, {waiting:g} wait", doubt=doubt, stalled=longest)
-    return Judgement(
-        "healthy", d.NONE, f"{running:g} requests run" if running else detail, doubt=doubt, stalled=longest
-    )
+        return "busy", f"{running:g} requests run, {waiting:g} wait"
+    return "healthy", f"{running:g} requests run" if running else idle
 
 
 def _work(name: str, memory: Memory, look: Look) -> str:

@@ -33,7 +33,7 @@ from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.canary import Canary
 from vllm_keeper.watch.eject import Ejector
 from vllm_keeper.watch.family import Family
-from vllm_keeper.watch.judgement import Judgement, Look, Memory, judge
+from vllm_keeper.watch.judgement import Judgement, Look, Memory, at_work, judge
 
 ASK_AGAIN = 600.0  # seconds until the manager is asked though nothing happened
 LOADING = 10.0  # the same while it loads
@@ -43,7 +43,7 @@ KIN_AGAIN = 1.0  # at least
 JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in vain
 FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
-GLANCES = 30.0  # seconds for which a glance will do
+GLANCES = 60.0  # seconds for which a glance will do
 PROMPT = 0.2  # seconds for the answer to one: what takes longer is worth a whole look
 SHORTEST = 0.1  # seconds that a silent API has for an answer at least
 SILENT = ("timeout", "refused", "broken")
@@ -98,8 +98,9 @@ class Watcher:
         # After the last whole look, if nothing was wrong or under way at it.
         self._calm_until = float("-inf")
         self._prompt = min(PROMPT, self.settings.timeout)
-        self._pulse = counters.Pulse()
-        self._unread: tuple[float, bytes] | None = None  # what /metrics said at the last glance, and when
+        self._said = b""  # by /metrics, last
+        self._queued = False  # whether it is shown that requests wait
+        self._unread: tuple[float, bytes] | None = None  # the same of the last glance, and when
         self._told = ""
         self._seen: deque[str] = deque(maxlen=LOOKS)
         self._saved_longest = self.book.longest
@@ -125,7 +126,7 @@ class Watcher:
     def step(self) -> float:
         """One look and what follows from it; seconds until the next."""
         begun = self.clock()
-        if self._glance(begun):
+        if begun < self._calm_until and self._glance():
             return max(FAST, begun + self.settings.interval - self.clock())
         self._calm_until = float("-inf")
         self._read_on()
@@ -144,30 +145,34 @@ class Watcher:
             return FAST  # the question itself takes its time
         if judgement.doubt:
             return self.settings.doubt_interval
-        if judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None:
-            self._calm_until = begun + GLANCES
+        well = judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None
+        if well and self.family.held:
+            self._calm_until, self._queued = begun + GLANCES, judgement.verdict == "busy"
         again = begun + self.settings.interval
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
         return max(FAST, again - self.clock())
 
-    def _glance(self, at: float) -> bool:
+    def _glance(self) -> bool:
         """Whether one question shows that a server that was well goes on with its users' work.
 
         Nothing can be held against it then, so it is not even read until something has to be judged. What else there
         is to see, a whole look sees a few seconds later.
         """
-        if at >= self._calm_until or not self.family.quiet():
-            return False
-        if not self.family.heeds and self._mark() != self._state_mark:
+        family = self.family
+        if family.stirred or not (family.heeds or self._mark() == self._state_mark):
             return False
         answer = self._server.quick(self._metrics, self._prompt)
-        before, seen = self._pulse, counters.pulse(answer)
-        self._pulse = seen
-        if not seen.goes_on_from(before):
+        before, self._said = self._said, answer
+        if not counters.goes_on(before, answer):
             return False
         self._unread = (self.clock(), answer)
-        self.board.still(self.name, seen)
+        if counters.queued(answer) != self._queued:
+            self._queued = not self._queued
+            running, waiting = counters.requests(answer)
+            verdict, reason = at_work(running, waiting)
+            self.board.show(self.name, verdict=verdict, reason=reason, running=running, waiting=waiting)
+        self.board.still(self.name, answer)
         return True
 
     def _read_on(self) -> None:
@@ -246,7 +251,7 @@ class Watcher:
         """(/health where it was asked, what /metrics says, whether it answered)"""
         metrics = self._server.get(self._metrics, self._within())
         counted = counters.parse(metrics.body) if metrics.kind == "ok" else None
-        self._pulse = counters.pulse(metrics.body) if metrics.kind == "ok" else counters.Pulse()
+        self._said = metrics.body if metrics.kind == "ok" else b""
         if metrics.kind in SILENT:
             return d.Health(metrics.kind, metrics.detail), None, False
         if counted is None:

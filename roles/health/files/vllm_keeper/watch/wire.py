@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 
 from vllm_keeper.probe import LARGEST_BODY, Answer
 
-PARTS = 3  # head and body often come one after the other
+PARTS = range(3)  # head and body often come one after the other
 LARGEST_PART = 1 << 16
 OK = b"HTTP/1.1 200 "
+IN_CHUNKS = b"chunked"  # as nearly all write it
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 HEAD_END = b"\r\n\r\n"
 LARGEST_HEAD = 1 << 16
@@ -88,9 +89,9 @@ class Wire:
             if self._asks != (path, within):
                 self._prepare(link, path, within)
             link.sendall(self._question)
-            for _part in range(PARTS):
+            for _part in PARTS:
                 answer += link.recv(LARGEST_PART)
-                if answer.endswith(LAST_CHUNK) or (HEAD_END in answer and not CHUNKED.search(answer)):
+                if answer.endswith(LAST_CHUNK) or (HEAD_END in answer and IN_CHUNKS not in answer):
                     break
         except OSError:
             pass
