@@ -85,9 +85,9 @@ soak: converge ## twenty minutes at the limit with real vLLM: a busy server is n
 bench: converge ## measurements side by side, each prints a ratio
 	@scripts/step "A run that changes nothing, against facts and a ping" "make bench again" python -m bench.converge
 	@scripts/step "A start through the unit, against bare vllm serve" "make bench again" python -m bench.start
-	@scripts/step "A look of the keeper, against fork and curl" "make bench again" python -m bench.probe_cost --host gpu1
 	@scripts/step "Tokens a second with the watcher, against without" "make bench again" python -m bench.throughput
 	@scripts/step "Hang to kill, crash to start, beside the guide's recipe" "make bench again" python -m bench.keeper
+	@scripts/step "A look of the keeper, against fork and curl" "make bench again" python -m bench.probe_cost --host gpu1
 
 docs: venv ## docs/reference from roles' argument specs and modules' documentation
 	@python scripts/reference_docs.py

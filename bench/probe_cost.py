@@ -4,16 +4,18 @@
 """What it costs to look at a server: a cycle of the keeper's watcher, against a run of the source guide's script.
 
     python -m bench.probe_cost [--cycles 600] [--runs 200] [--neighbours 0]
-    python -m bench.probe_cost --host gpu1 [--seconds 300] [--runs 100]
-
-With --host it is the keeper of that host of the lab as it runs there, beside real vLLM at its limit, and the script
-beside the same: what the kernel says that the watcher's thread took in so many seconds, a look a second. Otherwise:
+    python -m bench.probe_cost --host gpu1 [--seconds 300] [--runs 200]
 
 CPU seconds, user and system, of whoever looks and of what it starts; what the server spends on its answer is in
-neither figure. Both look at the same server, a stand-in for vLLM whose /metrics is as large as vLLM's. Two kinds of
-cycle: while requests run, when a look is /metrics, and now and then all there is to see; and while it is idle, when a
-canary goes with it: a whole completion, which the guide's script does not ask for. The script is charged for bash and
-curl, not for cron's own processes; curl alone, without the script around it, is told too.
+neither figure. Both look at the same server.
+
+With --host that is real vLLM of the lab at its limit, and what looks is the keeper of that host as it runs there: what
+the kernel says that its watcher's thread took in so many seconds, a look a second.
+
+Otherwise it is a stand-in for vLLM whose /metrics is as large as vLLM's. Two kinds of cycle: while requests run, when a
+look is /metrics, and now and then all there is to see; and while it is idle, when a canary goes with it: a whole
+completion, which the guide's script does not ask for. The script is charged for bash and curl, not for cron's own
+processes; curl alone, without the script around it, is told too.
 
 Beside them stands the least that any look in Python can cost here: to sleep, ask and read the answer, and nothing else.
 On a virtual machine most of that is waking up a core that slept, for which it pays more than others do; --neighbours
@@ -28,7 +30,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import resource
 import select
 import socket
 import subprocess
@@ -42,44 +43,18 @@ from vllm_keeper import context
 from vllm_keeper.log import Log
 from vllm_keeper.watch import counters, wire
 from vllm_keeper.watch.board import Board
-from vllm_keeper.watch.daemon import LONGEST_COMM
 from vllm_keeper.watch.watcher import Watcher
 
 from bench import site as sites
+from bench import started as commands
 from bench import throughput
+from bench.started import PAUSE, children, started
 from lab import client
 
 SCRIPT = Path(__file__).parent / "recipe/check_vllm.sh"
 CURL = ["curl", "--silent", "--fail", "--output", "/dev/null", "--max-time", "10"]
 GOAL = 50.0
-# Before each look of either kind, so that the server has made progress since the last one, as it has in the second
-# between two of a watcher (one that makes none is looked at more closely), and so that no cache is warmer than there.
-PAUSE = 0.1
 WARM = 20  # cycles that are not counted: imports, first connection, first canary
-
-
-# CPU seconds of a run of a command, with the pause before it that the others have too.
-STARTED = f"""
-import resource, subprocess, sys, time
-
-def used():
-    of = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return of.ru_utime + of.ru_stime
-
-runs, command = int(sys.argv[1]), sys.argv[2:]
-subprocess.run(command, check=True)
-before = used()
-for _run in range(runs):
-    time.sleep({PAUSE})
-    subprocess.run(command, check=True)
-print((used() - before) / runs)
-"""
-
-
-def children() -> float:
-    """CPU seconds of those that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def cost(cycle: Callable[[], object], number: int, clock: Callable[[], float]) -> float:
@@ -122,40 +97,19 @@ def canaries(one: Watcher) -> int:
     return sum(one.canary.sent.values())
 
 
-def started(command: list[str], runs: int) -> float:
-    """CPU seconds of one run of a command, which has to succeed."""
-    subprocess.run(command, check=True)
-    begun = children()
-    for _run in range(runs):
-        time.sleep(PAUSE)
-        subprocess.run(command, check=True)
-    return (children() - begun) / runs
-
-
-def thread(host: str) -> float:
-    """CPU seconds of the watcher of the lab's instance so far, by the scheduler's own count of nanoseconds."""
-    name = client.instance()["name"]
-    script = (
-        "for one in /proc/$(systemctl show -p MainPID --value vllm-keeper)/task/*; do "
-        f'if [ "$(cat $one/comm)" = {name[:LONGEST_COMM]} ]; then cat $one/schedstat; fi; done'
-    )
-    [line] = client.on(host, "sh", "-c", script).splitlines()
-    return int(line.split()[0]) / 1e9
-
-
 def in_the_lab(host: str, seconds: float, runs: int) -> int:
     """Print what a look costs beside real vLLM that is at its limit."""
     lab = client.Lab.read()
     client.wait_until(lambda: client.answers(lab.direct(host), lab.model), 600, f"{host} serves")
     copied = f"{client.container(host)}:/root/{SCRIPT.name}"
     subprocess.run(["podman", "cp", str(SCRIPT), copied], check=True)
-    url = f"http://127.0.0.1:{lab.port}/health"
+    url, name, asks = f"http://127.0.0.1:{lab.port}/health", lab.instance, Path(commands.__file__).read_text()
     with throughput.at_its_limit(lab.direct(host), lab.model):
-        began, before = time.monotonic(), thread(host)
+        began, before = time.monotonic(), throughput.spent(host, "vllm-keeper", name)
         time.sleep(seconds)
-        look = (thread(host) - before) / (time.monotonic() - began)
+        look = (throughput.spent(host, "vllm-keeper", name) - before) / (time.monotonic() - began)
         took = [
-            float(client.on(host, "python3", "-c", STARTED, str(runs), *command, timeout=600))
+            float(client.on(host, "python3", "-c", asks, str(runs), *command, timeout=600))
             for command in ([f"/root/{SCRIPT.name}", url, "false"], [*CURL, url])
         ]
     script, curl = took

@@ -29,6 +29,7 @@ from collections.abc import Iterator
 
 import requests
 from vllm_keeper.watch import counters
+from vllm_keeper.watch.daemon import LONGEST_COMM
 
 from lab import client
 
@@ -61,9 +62,15 @@ def window(host: str, url: str, watched: bool, seconds: float) -> float:
     return (generated(url) - before) / (time.monotonic() - began)
 
 
-def spent(host: str, unit: str) -> float:
-    """CPU seconds of a unit's main process, all its threads, by the scheduler's own count of nanoseconds."""
-    script = f"cat /proc/$(systemctl show -p MainPID --value {unit})/task/*/schedstat"
+def spent(host: str, unit: str, thread: str = "") -> float:
+    """CPU seconds of a unit's main process, by the scheduler's own count of nanoseconds.
+
+    THREAD: of the one with this name only; else of all.
+    """
+    tasks = f"/proc/$(systemctl show -p MainPID --value {unit})/task/*"
+    script = f"cat {tasks}/schedstat"
+    if thread:
+        script = f"one=$(grep -lx '{thread[:LONGEST_COMM]}' {tasks}/comm) && cat ${{one%comm}}schedstat"
     return sum(int(line.split()[0]) for line in client.on(host, "sh", "-c", script).splitlines()) / 1e9
 
 

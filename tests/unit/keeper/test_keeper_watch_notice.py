@@ -81,12 +81,12 @@ def test_a_family_goes_on_without_it(tmp_path: Path) -> None:
     folder = tmp_path / "var"
     family = Family()
     family.heed(folder)
-    assert not family.heeds
+    assert family.notice is None
     folder.mkdir()
     family.heed(folder)
-    assert family.heeds
+    assert family.notice is not None
     folder.rmdir()
     family.wait(0)
-    assert not family.heeds
+    assert family.notice is None
     family.wait(0)
     family.close()

@@ -340,7 +340,7 @@ def test_where_the_kernel_tells_nothing_of_files_a_wish_is_seen_as_well(
 ) -> None:
     monkeypatch.setattr(notice.Notice, "__init__", refuse)
     test_a_wish_is_seen_at_the_next_look_at_a_busy_server_too(rig, wish)
-    assert not rig.watch().family.heeds
+    assert rig.watch().family.notice is None
 
 
 def refuse(_self: notice.Notice, _directory: Path) -> None:

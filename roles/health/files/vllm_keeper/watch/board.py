@@ -110,7 +110,7 @@ class Board:
         if looked <= shown.looked:
             return shown
         running, waiting = counters.requests(metrics)
-        _verdict, reason = judgement.at_work(running, waiting, shown.reason)
+        _verdict, reason = judgement.at_work(running, waiting)
         return replace(shown, looked=looked, running=running, waiting=waiting, reason=reason)
 
 

@@ -34,8 +34,7 @@ class Family:
         self._wake_out, self._wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._events = select.epoll()  # is asked each second what it was told once
         self._events.register(self._wake_out, select.EPOLLIN)
-        self._notice: Notice | None = None
-        self.heeds = False  # whether changes of files are told
+        self.notice: Notice | None = None  # tells of changes of files
         self.stirred = True  # whether something came at the last wait
 
     def close(self) -> None:
@@ -49,15 +48,14 @@ class Family:
         """To be woken by changes of its files too, where the kernel tells them."""
         self._unheed()
         with contextlib.suppress(OSError):
-            self._notice = Notice(directory)
-            self._events.register(self._notice, select.EPOLLIN)
-            self.heeds = True
+            self.notice = Notice(directory)
+            self._events.register(self.notice, select.EPOLLIN)
 
     def _unheed(self) -> None:
-        if self._notice is not None:
-            self._events.unregister(self._notice)
-            self._notice.close()
-            self._notice, self.heeds = None, False
+        if self.notice is not None:
+            self._events.unregister(self.notice)
+            self.notice.close()
+            self.notice = None
 
     def adopt(self, pid: int) -> None:
         """Watch this main process from now on; 0 for none."""
@@ -120,7 +118,7 @@ class Family:
             if handle == self._wake_out:
                 with contextlib.suppress(BlockingIOError):
                     os.read(handle, 4096)
-            elif self._notice is not None and handle == self._notice.fileno() and not self._notice.lasts():
+            elif self.notice is not None and handle == self.notice.fileno() and not self.notice.lasts():
                 self._unheed()
 
     def wake(self) -> None:

@@ -99,7 +99,6 @@ class Watcher:
         self._calm_until = float("-inf")
         self._prompt = min(PROMPT, self.settings.timeout)
         self._said = b""  # by /metrics, last
-        self._queued = False  # whether it is shown that requests wait
         self._unread: tuple[float, bytes] | None = None  # the same of the last glance, and when
         self._told = ""
         self._seen: deque[str] = deque(maxlen=LOOKS)
@@ -147,7 +146,7 @@ class Watcher:
             return self.settings.doubt_interval
         well = judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None
         if well and self.family.held:
-            self._calm_until, self._queued = begun + GLANCES, judgement.verdict == "busy"
+            self._calm_until = begun + GLANCES
         again = begun + self.settings.interval
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
@@ -157,22 +156,22 @@ class Watcher:
         """Whether one question shows that a server that was well goes on with its users' work.
 
         Nothing can be held against it then, so it is not even read until something has to be judged. What else there
-        is to see, a whole look sees a few seconds later.
+        is to see, a whole look sees within a minute.
         """
         family = self.family
-        if family.stirred or not (family.heeds or self._mark() == self._state_mark):
+        if family.stirred or (family.notice is None and self._mark() != self._state_mark):
             return False
         answer = self._server.quick(self._metrics, self._prompt)
         before, self._said = self._said, answer
         if not counters.goes_on(before, answer):
             return False
         self._unread = (self.clock(), answer)
-        if counters.queued(answer) != self._queued:
-            self._queued = not self._queued
+        if counters.queued(answer) != counters.queued(before):
             running, waiting = counters.requests(answer)
             verdict, reason = at_work(running, waiting)
             self.board.show(self.name, verdict=verdict, reason=reason, running=running, waiting=waiting)
-        self.board.still(self.name, answer)
+        else:
+            self.board.still(self.name, answer)
         return True
 
     def _read_on(self) -> None:

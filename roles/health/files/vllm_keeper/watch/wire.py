@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from vllm_keeper.probe import LARGEST_BODY, Answer
 
-PARTS = range(3)  # head and body often come one after the other
+PARTS = 3  # head and body often come one after the other
 LARGEST_PART = 1 << 16
 OK = b"HTTP/1.1 200 "
 IN_CHUNKS = b"chunked"  # as nearly all write it
@@ -89,7 +89,7 @@ class Wire:
             if self._asks != (path, within):
                 self._prepare(link, path, within)
             link.sendall(self._question)
-            for _part in PARTS:
+            for _part in range(PARTS):
                 answer += link.recv(LARGEST_PART)
                 if answer.endswith(LAST_CHUNK) or (HEAD_END in answer and IN_CHUNKS not in answer):
                     break
