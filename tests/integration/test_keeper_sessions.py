@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 from vllm_keeper import config, managers, processes, runfile
-from vllm_keeper.managers.sessions import Session
+from vllm_keeper.managers.sessions import Session, Tmux
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = f"stest-{os.getpid()}"
@@ -176,6 +176,22 @@ def test_what_a_killed_runner_leaves_is_ended_by_the_next(rig: Rig) -> None:
     until(lambda: rig.session.start(30).code == 0)
     until(lambda: len(rig.family()) == 3)
     assert not old & {process.pid for process in rig.family()}
+
+
+@pytest.mark.parametrize("rig", ["tmux"], indirect=True)
+def test_a_tmux_that_has_just_lost_its_last_session_has_none(rig: Rig) -> None:
+    """Such a tmux ends within the blink of an eye; this one was told to stay."""
+    assert isinstance(rig.session, Tmux)
+    rig.session.run_directory.mkdir(exist_ok=True)
+    tmux = ["tmux", "-f", "/dev/null", "-S", str(rig.session.socket)]
+    subprocess.run([*tmux, "start-server", ";", "set-option", "-g", "exit-empty", "off"], check=True, timeout=30)
+    try:
+        assert not rig.session.exists()
+        assert rig.session.observe().phase == "stopped"
+        rig.start()
+        assert rig.session.exists()
+    finally:
+        subprocess.run([*tmux, "set-option", "-g", "exit-empty", "on"], check=True, timeout=30)
 
 
 def test_a_terminal_that_stands_still_does_not_hold_up_the_server(rig: Rig) -> None:

@@ -58,7 +58,7 @@ def runs(folder: Path, phase: str = "running") -> None:
 
 def test_a_session_is_private_and_lives_in_a_unit_of_its_own(program: str, tmp_path: Path) -> None:
     asked = Asked()
-    asked.answers["has-session"] = NONE
+    asked.answers["list-sessions"] = NONE
     asked.on_call = lambda words: runs(tmp_path) if words.startswith("systemd-run") else None
     made = session(program, tmp_path, asked)
     assert made.start() == DONE
@@ -72,7 +72,7 @@ def test_a_session_is_private_and_lives_in_a_unit_of_its_own(program: str, tmp_p
 
 def test_without_systemd_the_session_is_made_directly(program: str, tmp_path: Path) -> None:
     asked = Asked()
-    asked.answers["has-session"] = NONE
+    asked.answers["list-sessions"] = NONE
     asked.on_call = lambda words: runs(tmp_path) if str(tmp_path / "etc") in words else None
     assert session(program, tmp_path, asked, booted=False).start() == DONE
     assert not any(words[0] in ("systemctl", "systemd-run") for words in asked.commands)
@@ -87,7 +87,7 @@ def test_what_runs_is_not_started_twice(program: str, tmp_path: Path) -> None:
 
 def test_a_unit_that_something_else_keeps_does_not_keep_us(program: str, tmp_path: Path) -> None:
     asked = Asked()
-    asked.answers["has-session"] = NONE
+    asked.answers["list-sessions"] = NONE
     asked.answers["--unit=vllm-session-q.service"] = Completed(1, "", "Unit vllm-session-q.service was already loaded")
     asked.on_call = lambda words: runs(tmp_path) if f"--unit=vllm-session-q-{os.getpid()}.service" in words else None
     assert session(program, tmp_path, asked).start() == DONE
@@ -102,7 +102,7 @@ def test_no_script_is_no_instance(program: str, tmp_path: Path) -> None:
 
 def test_enabled_is_remembered_beside_the_script_and_leaves_nothing(program: str, tmp_path: Path) -> None:
     asked = Asked()
-    asked.answers["has-session"] = NONE
+    asked.answers["list-sessions"] = NONE
     made = session(program, tmp_path, asked)
     assert made.observe().enabled
     made.enable(False)
@@ -116,7 +116,7 @@ def test_enabled_is_remembered_beside_the_script_and_leaves_nothing(program: str
 
 def test_what_was_run_by_hand_is_seen_and_said(program: str, tmp_path: Path) -> None:
     asked = Asked()
-    asked.answers["has-session"] = NONE
+    asked.answers["list-sessions"] = NONE
     runs(tmp_path, "running")
     made = session(program, tmp_path, asked)
     assert made.observe().phase == "running"
@@ -134,16 +134,18 @@ def test_neither_program_is_taken_for_highly_available(program: str, tmp_path: P
 @pytest.mark.parametrize(
     ("answer", "there"),
     [
-        (DONE, True),
+        (Completed(0, "q\n", ""), True),
+        (Completed(0, "other\nq\n", ""), True),
+        (Completed(0, "q2\n", ""), False),
+        (DONE, False),
         (NONE, False),
-        (Completed(1, "", "can't find session: q"), False),
         (Completed(1, "", "error connecting to /run/vllm-keeper/q.tmux (No such file or directory)"), False),
         (Completed(1, "", "server exited unexpectedly"), False),
     ],
 )
 def test_tmux_says_whether_the_session_is_there(answer: Completed, there: bool, tmp_path: Path) -> None:
     asked = Asked()
-    asked.answers["has-session"] = answer
+    asked.answers["list-sessions"] = answer
     made = session("tmux", tmp_path, asked)
     assert isinstance(made, Tmux)
     assert made.exists() is there
@@ -152,7 +154,7 @@ def test_tmux_says_whether_the_session_is_there(answer: Completed, there: bool, 
 @pytest.mark.parametrize("answer", [Completed(127, "", "tmux: No such file"), Completed(124, "", "no end within 20 s")])
 def test_a_tmux_that_cannot_be_asked_is_no_tmux_without_a_session(answer: Completed, tmp_path: Path) -> None:
     asked = Asked()
-    asked.answers["has-session"] = answer
+    asked.answers["list-sessions"] = answer
     with pytest.raises(ManagerError):
         session("tmux", tmp_path, asked).observe()
 

@@ -29,8 +29,8 @@ BEGIN = 30.0  # at most, from the session to its first word in /run: a Python th
 APPEARS = 5.0  # by then a session is there, or will never be
 SLACK = 60.0  # for the runner's own killing, beyond the drain
 DONE = Completed(0, "", "")
-# What tmux says where there is no such session.
-ABSENT = ("no server running", "can't find session", "error connecting", "server exited", "lost server")
+# What tmux says where it does not run.
+ABSENT = ("no server running", "error connecting", "server exited", "lost server")
 
 
 class Session(Supervised):
@@ -258,13 +258,14 @@ class Tmux(Session):
         return [*self._tmux(), "new-session", "-d", "-s", self.instance.name, *size, str(self.script)]
 
     def exists(self) -> bool:
-        done = self._run([*self._tmux(), "has-session", "-t", f"={self.instance.name}"], ASK)
+        # Asked for one session, a tmux that has just lost its last one answers with an error; its list is empty.
+        done = self._run([*self._tmux(), "list-sessions", "-F", "#{session_name}"], ASK)
         said = (done.err + done.out).strip()
         if done.code == 127:
             raise ManagerError(f"{said}; run site.yml, which installs it")
         if done.code and not any(words in said for words in ABSENT):
             raise ManagerError(f"tmux: {said or f'exit code {done.code}'}")
-        return done.code == 0
+        return done.code == 0 and self.instance.name in done.out.splitlines()
 
     def close(self) -> Completed:
         return self._run([*self._tmux(), "kill-server"], ASK)
