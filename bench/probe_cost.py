@@ -29,13 +29,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import select
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,19 @@ def watcher(site: sites.Site, every: float) -> Watcher:
     return Watcher(built, Board(), clock=lambda: time.monotonic() / PAUSE)
 
 
+def looks(one: Watcher) -> Iterator[None]:
+    """A look of it and the wait that follows, each time, as in Watcher.run."""
+    poll = one.family.poll
+
+    def sooner(seconds: float | None, events: int) -> list[tuple[int, int]]:
+        return poll((seconds or 0.0) * PAUSE, events)
+
+    one.family.poll = sooner  # type: ignore[assignment]
+    while True:
+        for _pause in one.rest(one.step()):
+            yield
+
+
 def canaries(one: Watcher) -> int:
     return sum(one.canary.sent.values())
 
@@ -147,11 +161,8 @@ def main() -> int:
             time.sleep(0.5)
             loaded = watcher(site, 1.0)
 
-            def work() -> None:
-                loaded.family.wait(PAUSE)
-                loaded.step()
-
-            busy = cost(work, given.cycles, time.thread_time)  # the users are threads of this process
+            # The users are threads of this process.
+            busy = cost(functools.partial(next, looks(loaded)), given.cycles, time.thread_time)
             sent = canaries(loaded)
             loaded.close()
             least = bare(site.instances[0], given.cycles)

@@ -246,3 +246,50 @@ def status_503(link: socket.socket, _path: str) -> None:
 
 def garbage(link: socket.socket, _path: str) -> None:
     link.sendall(b"SSH-2.0-hello\r\n\r\n")
+
+
+class Peer:
+    """Answers each request with the next of what it was told to say; None: says nothing more, and keeps it open."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.answers: list[bytes | None] = []
+        self.connections, self.requests = 0, list[bytes]()
+        self.close_after = False
+        self.pause = 0.0
+        self.parts = 0, 0.0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                link, _address = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._talk, args=(link,), daemon=True).start()
+
+    def _talk(self, link: socket.socket) -> None:
+        with link, contextlib.suppress(ConnectionError):  # who asks may give up
+            while request := link.recv(65536):
+                self.requests.append(request)
+                # As it was when it was asked: a test may change it once it has its answer.
+                answer, closes = self.answers.pop(0), self.close_after
+                if answer is None:
+                    link.recv(1)
+                    return
+                if self.pause:
+                    for number in range(len(answer)):
+                        link.sendall(answer[number : number + 1])
+                        time.sleep(self.pause)
+                first, pause = self.parts
+                if first:
+                    link.sendall(answer[:first])
+                    time.sleep(pause)
+                link.sendall(b"" if self.pause else answer[first:])
+                if closes:
+                    return

@@ -59,13 +59,13 @@ def test_it_says_why_in_a_word(shown: Shown, why: str) -> None:
 
 
 def test_a_view_that_still_holds_is_as_fresh_as_a_new_one(now: list[float]) -> None:
-    board = Board()
-    board.still("q", b"")
+    board = Board(lambda: now[0])
+    board.still["q"] = (now[0], b"")
     assert board.all() == {}, "nothing was shown yet"
     board.show("q", verdict="busy", reason="5 requests run, 1 wait", running=5.0)
     assert board.all()["q"].running == 5.0
     now[0] = 1009.0
-    board.still("q", b"\nvllm:num_requests_running 7.0\nvllm:num_requests_waiting 3.0\n")
+    board.still["q"] = (now[0], b"\nvllm:num_requests_running 7.0\nvllm:num_requests_waiting 3.0\n")
     shown = board.all()["q"]
     assert (shown.looked, shown.since, shown.verdict) == (1009.0, 1000.0, "busy")
     assert (shown.running, shown.waiting, shown.reason) == (7.0, 3.0, "7 requests run, 3 wait")

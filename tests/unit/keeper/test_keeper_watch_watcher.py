@@ -31,7 +31,7 @@ from vllm_keeper.watch import evidence, notice
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.fleet import FleetSettings
 from vllm_keeper.watch.settings import CanarySettings, WatchSettings
-from vllm_keeper.watch.watcher import DRY, REPAIR_PAUSE, START_AFTER, Watcher
+from vllm_keeper.watch.watcher import DRY, PROMPT, REPAIR_PAUSE, START_AFTER, Watcher
 
 from tests.unit.keeper import support
 from tests.unit.keeper.support import FakeClock, FakeManager, clock_of
@@ -109,11 +109,12 @@ class Rig:
         self.context = support.context_for(folder, support.STOPPED, self.api.server.port)
         self.context.log.hide(["sk-secret-key"])
         self.clock: FakeClock = clock_of(self.context)
-        self.board = Board()
+        self.board = Board(self.clock.monotonic)
         self.engine = 0
         self.manager: FakeManager = support.manager_of(self.context)
         self.manager.on_call = self._obey
         self.watcher: Watcher | None = None
+        self.rest: Iterator[float] = iter(())
 
     def serve(self) -> None:
         """A new process, which has been ready."""
@@ -164,6 +165,8 @@ class Rig:
     def watch(self) -> Watcher:
         if self.watcher is None:
             self.watcher = Watcher(self.context, self.board, clock=self.clock.monotonic, wall=lambda: self.clock.wall)
+            poll = self.watcher.family.poll
+            self.watcher.family.poll = lambda _seconds, events: poll(0, events)
         return self.watcher
 
     def go(self, seconds: float, until: Callable[[], object] = lambda: False) -> float:
@@ -171,8 +174,11 @@ class Rig:
         begun, watcher = self.clock.at, self.watch()
         while self.clock.at - begun < seconds and not until():
             answered = watcher.canary.news.done
-            watcher.family.wait(0)
-            pause = watcher.step()
+            # As in Watcher.run. What has happened by now, has in the wait that it has begun.
+            pause = next(self.rest, None)
+            if pause is None:
+                self.rest = watcher.rest(watcher.step())
+                pause = next(self.rest)
             news = watcher.canary.news
             # One that was sent in this look may have been answered within it.
             if self.api.completion is not None and (news.since is not None or news.done != answered):
@@ -222,8 +228,9 @@ def real(holds: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     made = Rig(tmp_path)
+    monkeypatch.setattr(boards, "now", made.clock.monotonic)
     made.settle()
     yield made
     made.close()
@@ -289,16 +296,16 @@ def test_a_queue_that_comes_and_goes_is_told_at_the_next_look(rig: Rig) -> None:
     assert not any("/health" in request for request in rig.api.server.requests[seen:]), "which takes no whole look"
 
 
-def test_what_a_glance_saw_is_as_fresh_as_a_whole_look(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = [boards.now()]
-    monkeypatch.setattr(boards, "now", lambda: at[0])
+def test_what_a_glance_saw_is_as_fresh_as_a_whole_look(rig: Rig) -> None:
     rig.serve()
     rig.api.step, rig.api.running = 1, 8
     rig.go(3)
-    for _second in range(3):
-        at[0] += 100.0
+    whole = len([request for request in rig.api.server.requests if "/health" in request])
+    for _second in range(30):
         rig.go(1)
-        assert rig.shown.looked == at[0]
+        assert rig.clock.at - rig.shown.looked == pytest.approx(1.0, abs=0.05)
+        assert rig.clock.at - rig.watch().beat == pytest.approx(1.0, abs=0.05)
+    assert len([request for request in rig.api.server.requests if "/health" in request]) == whole
     assert rig.shown.verdict == "healthy"
 
 
@@ -561,18 +568,22 @@ def test_one_whose_processes_want_a_cpu_gets_patience(rig: Rig) -> None:
 def silence(rig: Rig) -> list[float]:
     """Nothing is answered any more; the seconds that each question is given, which pass on the made-up clock."""
     watcher, given = rig.watch(), []
-    get, quick = watcher._server.get, watcher._server.quick
+    server = watcher._server
+    get, close = server.get, server.close
 
     def wait(path: str, within: float) -> Answer:
         given.append(within)
         rig.clock.pass_(within)
-        return get(path, 0.01)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(server, "close", close)
+            return get(path, 0.01)
 
-    def glance(path: str, within: float) -> bytes:
-        rig.clock.pass_(within)
-        return quick(path, 0.01)
+    def give_up() -> None:
+        """A glance was not answered either."""
+        rig.clock.pass_(PROMPT)
+        close()
 
-    watcher._server.get, watcher._server.quick = wait, glance  # type: ignore[method-assign]
+    server.get, server.close = wait, give_up  # type: ignore[method-assign]
     rig.api.silent, rig.api.completion = True, None
     return given
 
@@ -901,8 +912,10 @@ def test_in_a_dry_run_nobody_is_revived(reviving: Rig) -> None:
 
 
 def test_what_cannot_be_looked_at_is_unknown_told_once_and_looked_at_again(
-    rig: Rig, capsys: pytest.CaptureFixture[str]
+    rig: Rig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(boards, "now", time.monotonic)
+    rig.board = Board()
     rig.serve()
     rig.settle(interval=0.05, doubt_interval=0.05)
     observe, stop = rig.manager.observe, threading.Event()

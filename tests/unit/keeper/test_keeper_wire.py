@@ -5,63 +5,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 from vllm_keeper.watch.wire import Wire
 
+from tests.unit.keeper.support import Peer
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-
-
-class Peer:
-    """Answers each request with the next of what it was told to say; None: says nothing more, and keeps it open."""
-
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.answers: list[bytes | None] = []
-        self.connections, self.requests = 0, list[bytes]()
-        self.close_after = False
-        self.pause = 0.0
-        self.parts = 0, 0.0
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                link, _address = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._talk, args=(link,), daemon=True).start()
-
-    def _talk(self, link: socket.socket) -> None:
-        with link, contextlib.suppress(ConnectionError):  # who asks may give up
-            while request := link.recv(65536):
-                self.requests.append(request)
-                # As it was when it was asked: a test may change it once it has its answer.
-                answer, closes = self.answers.pop(0), self.close_after
-                if answer is None:
-                    link.recv(1)
-                    return
-                if self.pause:
-                    for number in range(len(answer)):
-                        link.sendall(answer[number : number + 1])
-                        time.sleep(self.pause)
-                first, pause = self.parts
-                if first:
-                    link.sendall(answer[:first])
-                    time.sleep(pause)
-                link.sendall(b"" if self.pause else answer[first:])
-                if closes:
-                    return
 
 
 @pytest.fixture
@@ -159,59 +112,30 @@ def test_a_path_that_cannot_be_asked_for(peer: Peer, wire: Wire) -> None:
     assert wire.get("/größe", 1).kind == "broken"
 
 
-def plain(text: bytes) -> bytes:
-    """As vLLM answers."""
-    return chunked(text).replace(b"Trailer: 1\r\n", b"")
-
-
-def test_a_quick_question_has_its_answer_where_the_connection_is_there(peer: Peer, wire: Wire) -> None:
-    assert wire.quick("/x", 5) == b"", "no connection yet"
-    peer.answers = [OK, plain(b"counter 1\n"), plain(b"counter 2\n"), OK]
+def test_a_connection_is_lent_where_there_is_one_and_is_get_s_again(peer: Peer, wire: Wire) -> None:
+    assert wire.lend("/x", 5) is None, "no connection yet"
+    peer.answers = [OK, OK, OK]
     wire.get("/x", 5)
-    assert [b"counter 1" in wire.quick("/x", 5), b"counter 2" in wire.quick("/x", 5)] == [True, True]
-    assert wire.get("/x", 5).body == b"hello"
-    assert peer.connections == 1
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        chunked(b"counter 1\n"),  # with trailers
-        OK,  # not in chunks: where it ends is for get() to find
-        plain(b"counter 1\n").replace(b"200 OK", b"503 Busy"),
-        plain(b"counter 1\n")[:-2],
-        b"garbled",
-        None,
-    ],
-)
-def test_what_is_not_plain_is_left_to_a_whole_question(peer: Peer, wire: Wire, answer: bytes | None) -> None:
-    peer.answers = [OK, answer, OK]
-    wire.get("/x", 5)
+    lent = wire.lend("/y?name[]=z", 5)
+    assert lent is not None
+    link, question = lent
+    link.send(question)
+    assert link.recv(4096) == OK
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 4096)  # as who waits for a longer answer does
     begun = time.monotonic()
-    assert wire.quick("/x", 0.3) == b""
-    assert time.monotonic() - begun < 1.5
-    assert wire.get("/x", 5).body == b"hello", "on a connection of its own"
-    assert peer.connections == 2
-
-
-def test_a_server_that_closes_after_a_quick_answer_is_connected_anew(peer: Peer, wire: Wire) -> None:
-    peer.answers = [OK, plain(b"counter 1\n"), OK]
-    wire.get("/x", 5)
-    peer.close_after = True
-    assert b"counter 1" in wire.quick("/x", 5)
-    assert wire.quick("/x", 5) == b""
     assert wire.get("/x", 5).body == b"hello"
-    assert peer.connections == 2
-
-
-def test_a_quick_answer_may_come_in_parts_of_any_length(peer: Peer, wire: Wire) -> None:
-    lengths = [2000, 2030, 20000, 100]
-    peer.answers = [OK, *(plain(b"x" * length) for length in lengths), OK]
-    wire.get("/x", 5)
-    peer.parts = 100, 0.05  # bytes of the head, seconds until the rest
-    for length in lengths:
-        begun = time.monotonic()
-        assert b"x" * length in wire.quick("/x", 1.0)
-        assert time.monotonic() - begun < 0.9
-    assert wire.get("/x", 5).body == b"hello"
+    assert time.monotonic() - begun < 1
     assert peer.connections == 1
+    assert peer.requests[1].startswith(b"GET /y?name[]=z HTTP/1.1\r\nHost: 127.0.0.1:")
+
+
+def test_who_is_lent_it_waits_no_longer_than_agreed(peer: Peer, wire: Wire) -> None:
+    peer.answers = [OK, None]
+    wire.get("/x", 5)
+    lent = wire.lend("/x", 0.2)
+    assert lent is not None
+    lent[0].send(lent[1])
+    begun = time.monotonic()
+    with pytest.raises(BlockingIOError):
+        lent[0].recv(4096)
+    assert 0.1 < time.monotonic() - begun < 1.5

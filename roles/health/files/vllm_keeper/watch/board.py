@@ -14,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,14 @@ now = functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Board:
-    """Written by the watchers' threads, read by all."""
+    """Written by the watchers' threads, read by all. CLOCK: theirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._shown: dict[str, Shown] = {}
-        # When it was last seen to go on as it is shown, with what /metrics said.
-        self._still: dict[str, tuple[float, bytes]] = {}
+        # When, by their clock, it was last seen to go on with its requests, all else as shown, and what /metrics said.
+        self.still: dict[str, tuple[float, bytes]] = {}
         self.host: Mapping[str, tuple[str, str]] = {}  # subject: (level, evidence) of what is short on the host
 
     def show(self, name: str, **changes: Any) -> Shown:
@@ -87,14 +88,10 @@ class Board:
             self._shown[name] = after
             return after
 
-    def still(self, name: str, metrics: bytes) -> None:
-        """Looked at again, and it goes on with its requests: all else is as shown. A twentieth of what show() takes."""
-        self._still[name] = (now(), metrics)
-
     def remove(self, name: str) -> None:
         with self._lock:
             self._shown.pop(name, None)
-            self._still.pop(name, None)
+            self.still.pop(name, None)
 
     def all(self) -> dict[str, Shown]:
         with self._lock:
@@ -106,7 +103,8 @@ class Board:
             return {name: (one.verdict, one.action, one.why, one.pid, one.stalled) for name, one in self._shown.items()}
 
     def _newest(self, name: str, shown: Shown) -> Shown:
-        looked, metrics = self._still.get(name, (0.0, b""))
+        at, metrics = self.still.get(name, (float("-inf"), b""))
+        looked = now() - (self._clock() - at)
         if looked <= shown.looked:
             return shown
         running, waiting = counters.requests(metrics)

@@ -33,9 +33,9 @@ class Family:
         self._handles: dict[int, int] = {}
         self._wake_out, self._wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._events = select.epoll()  # is asked each second what it was told once
+        self.poll = self._events.poll  # for who waits by itself: (seconds, EVENTS); wait(0) then takes what came
         self._events.register(self._wake_out, select.EPOLLIN)
         self.notice: Notice | None = None  # tells of changes of files
-        self.stirred = True  # whether something came at the last wait
 
     def close(self) -> None:
         self.adopt(0)
@@ -112,9 +112,7 @@ class Family:
 
     def wait(self, seconds: float) -> None:
         """So long, or until one of them ends, a file that is heeded changes, or somebody wakes us."""
-        events = self._events.poll(max(0.0, seconds), EVENTS)
-        self.stirred = bool(events)
-        for handle, _kinds in events:
+        for handle, _kinds in self.poll(max(0.0, seconds), EVENTS):
             if handle == self._wake_out:
                 with contextlib.suppress(BlockingIOError):
                     os.read(handle, 4096)

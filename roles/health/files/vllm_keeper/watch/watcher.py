@@ -11,10 +11,11 @@ and then.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from vllm_keeper import decision as d
@@ -32,7 +33,7 @@ from vllm_keeper.watch.activity import Activity
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.canary import Canary
 from vllm_keeper.watch.eject import Ejector
-from vllm_keeper.watch.family import Family
+from vllm_keeper.watch.family import EVENTS, Family
 from vllm_keeper.watch.judgement import Judgement, Look, Memory, at_work, judge
 
 ASK_AGAIN = 600.0  # seconds until the manager is asked though nothing happened
@@ -44,7 +45,8 @@ JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in va
 FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
 GLANCES = 60.0  # seconds for which a glance will do
-PROMPT = 0.2  # seconds for the answer to one: what takes longer is worth a whole look
+PROMPT = 0.2  # seconds for the answer to one, or a part of it: what takes longer is worth a whole look
+ROOM = 64  # bytes by which answers differ in length, one from the next
 SHORTEST = 0.1  # seconds that a silent API has for an answer at least
 SILENT = ("timeout", "refused", "broken")
 ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
@@ -76,7 +78,7 @@ class Watcher:
         self._judged_at = float("-inf")
         self.settings = context.instance.watch
         self.name = context.instance.name
-        self.beat = clock()
+        self._begun = clock()
         self._server = wire.Wire(context.instance.base_url)
         self._metrics, self._health_at = counters.SOME, float("-inf")
         self.family = Family(context.proc)
@@ -95,11 +97,10 @@ class Watcher:
         self._doubt_since: float | None = None
         self._idle_since: float | None = None
         self._looked_at = float("-inf")
-        # After the last whole look, if nothing was wrong or under way at it.
-        self._calm_until = float("-inf")
+        self._calm = False  # whether nothing was wrong or under way at the last whole look
+        self._glanced: float | None = None  # when a glance began that did not do, so that this look is its sequel
         self._prompt = min(PROMPT, self.settings.timeout)
-        self._said = b""  # by /metrics, last
-        self._unread: tuple[float, bytes] | None = None  # the same of the last glance, and when
+        self._said = b""  # by /metrics, at the last whole look
         self._told = ""
         self._seen: deque[str] = deque(maxlen=LOOKS)
         self._saved_longest = self.book.longest
@@ -110,24 +111,28 @@ class Watcher:
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
-            self.beat = self.clock()
+            self._begun = self.clock()
             try:
                 pause = self.step()
             except (ManagerError, st.StateError, OSError) as error:
                 self.board.show(self.name, verdict="unknown", reason=self.context.log.clean(str(error)))
                 self._say("warning", f"cannot be looked at: {error}")
                 pause = self.settings.interval
-            self.family.wait(pause)
+            for _pause in self.rest(pause):
+                pass
+
+    @property
+    def beat(self) -> float:
+        """When it last began to look, by its clock."""
+        return max(self._begun, self.board.still.get(self.name, (0.0, b""))[0])
 
     def close(self) -> None:
         self.family.close()
 
     def step(self) -> float:
-        """One look and what follows from it; seconds until the next."""
-        begun = self.clock()
-        if begun < self._calm_until and self._glance():
-            return max(FAST, begun + self.settings.interval - self.clock())
-        self._calm_until = float("-inf")
+        """One whole look and what follows from it; seconds until the next look."""
+        begun, self._glanced = self._glanced or self.clock(), None
+        self._calm = False
         self._read_on()
         look = self.look(begun)
         self.memory, judgement = judge(self.memory, look, self.settings)
@@ -145,40 +150,78 @@ class Watcher:
         if judgement.doubt:
             return self.settings.doubt_interval
         well = judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None
-        if well and self.family.held:
-            self._calm_until = begun + GLANCES
+        # What the kernel does not tell of, a whole look has to see.
+        self._calm = well and self.family.held and self.family.notice is not None
         again = begun + self.settings.interval
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
         return max(FAST, again - self.clock())
 
-    def _glance(self) -> bool:
-        """Whether one question shows that a server that was well goes on with its users' work.
+    def rest(self, pause: float) -> Iterator[float]:
+        """Until the next whole look: waits PAUSE seconds, and while a server that was well goes on, glances at it.
+        Yields the seconds of each wait before it.
 
-        Nothing can be held against it then, so it is not even read until something has to be judged. What else there
-        is to see, a whole look sees within a minute.
+        A glance is one question, which shows that it goes on with its users' work. Nothing can be held against it then,
+        so the answer is not even read until something has to be judged. What else there is to see, a whole look sees
+        within a minute.
+
+        It is one function that calls few others, because nothing of it is in the CPU's caches any more when it goes
+        on, beside an engine that computes: each of Python's functions takes 5 us then, whatever it does, and so does
+        each KiB of memory that is new to it.
         """
-        family = self.family
-        if family.stirred or (family.notice is None and self._mark() != self._state_mark):
-            return False
-        answer = self._server.quick(self._metrics, self._prompt)
-        before, self._said = self._said, answer
-        if not counters.goes_on(before, answer):
-            return False
-        self._unread = (self.clock(), answer)
-        if counters.queued(answer) != counters.queued(before):
-            running, waiting = counters.requests(answer)
-            verdict, reason = at_work(running, waiting)
-            self.board.show(self.name, verdict=verdict, reason=reason, running=running, waiting=waiting)
-        else:
-            self.board.still(self.name, answer)
-        return True
+        lent = self._server.lend(self._metrics, self._prompt) if self._calm else None
+        if lent is None:
+            yield pause
+            self.family.wait(pause)
+            return
+        link, question = lent
+        poll, clock, still, name = self.family.poll, self.clock, self.board.still, self.name
+        goes_on, queued, interval, events = counters.goes_on, counters.queued, self.settings.interval, EVENTS
+        fine, last, parts = wire.OK, wire.LAST_CHUNK, range(wire.PARTS)
+        before, waits, until = self._said, queued(self._said), clock() + GLANCES
+        least = part = wire.LARGEST_PART
+        while True:
+            yield pause
+            if poll(pause, events):
+                self.family.wait(0)
+                return
+            begun, answer = clock(), b""
+            if begun >= until:
+                return
+            try:
+                link.send(question)
+                for _part in parts:
+                    answer += link.recv(part)
+                    if answer.endswith(last) or wire.ended(answer):
+                        break
+            except OSError:
+                pass
+            if not (answer.startswith(fine) and answer.endswith(last)):
+                self._server.close()  # whose the rest is could not be told
+                break
+            if not goes_on(before, answer):
+                break
+            at = clock()
+            before, still[name] = answer, (at, answer)
+            if queued(answer) != waits:
+                waits = not waits
+                self._show_work(answer)
+            if not least <= len(answer) <= part:
+                # To be woken once, by about all of it, rather than by its head and by its body.
+                least, part = max(1, len(answer) - ROOM), len(answer) + ROOM
+                link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            pause = max(FAST, begun + interval - at)
+        self._glanced = begun
+
+    def _show_work(self, metrics: bytes) -> None:
+        running, waiting = counters.requests(metrics)
+        verdict, reason = at_work(running, waiting)
+        self.board.show(self.name, verdict=verdict, reason=reason, running=running, waiting=waiting)
 
     def _read_on(self) -> None:
         """What the last glance saw, remembered as the whole look that it stood for, before anything else is judged."""
-        unread, self._unread = self._unread, None
-        if unread is not None and self._process is not None:
-            at, body = unread
+        at, body = self.board.still.get(self.name, (0.0, b""))
+        if at > (self.memory.at or 0.0) and self._process is not None:
             seen = Look(
                 at, self._process, self.memory.pid, counters=counters.parse(body), metrics=True, canary=self.canary.news
             )

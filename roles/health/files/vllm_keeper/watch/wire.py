@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from vllm_keeper.probe import LARGEST_BODY, Answer
 
-PARTS = 3  # head and body often come one after the other
+PARTS = 3  # of an answer, at most, to who asks by itself: head and body often come one after the other
 LARGEST_PART = 1 << 16
 OK = b"HTTP/1.1 200 "
 IN_CHUNKS = b"chunked"  # as nearly all write it
@@ -29,6 +29,11 @@ LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
 CLOSES = re.compile(rb"\r\nconnection:[^\r\n]*close", re.IGNORECASE)
 EMPTY = (204, 304)
+
+
+def ended(answer: bytes) -> bool:
+    """Whether a head is there, and nothing in chunks follows it: where that ends is for get() to find."""
+    return HEAD_END in answer and IN_CHUNKS not in answer
 
 
 class _Broken(Exception):
@@ -43,15 +48,14 @@ class Wire:
         head = f" HTTP/1.1\r\nHost: {shown}:{self._port}\r\nUser-Agent: vllm-keeper\r\nAccept: */*\r\n\r\n"
         self._head = head.encode()
         self._link: socket.socket | None = None
-        self._asks: tuple[str, float] | None = None  # what quick() is prepared for, None while get() has the connection
-        self._question = b""
+        self._lent = False
         self._deadline = 0.0
         self._read = b""  # what has come and is not used yet
 
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
-        self._link, self._read, self._asks = None, b"", None
+        self._link, self._read, self._lent = None, b"", False
 
     def get(self, path: str, within: float) -> Answer:
         begun = time.monotonic()
@@ -75,45 +79,29 @@ class Wire:
             return answer("ok", f"200 in {time.monotonic() - begun:.3f} s", 200, body)
         return answer("status", f"status {status}", status, body)
 
-    def quick(self, path: str, within: float) -> bytes:
-        """The answer to a GET, its head before it, when it comes at once as nearly always; else b"", and get() tells.
+    def lend(self, path: str, within: float) -> tuple[socket.socket, bytes] | None:
+        """The connection and a question to send on it, None where there is none; until the next get(), or close().
 
-        Less than half of what get() takes: for who asks each second and only wants to know whether something has
-        changed. The kernel waits, for WITHIN seconds a part of the answer, so that a part is one system call rather
-        than three.
+        For who asks the same each second and reads no more of the answer than it must. The kernel itself waits, WITHIN
+        seconds for each part of an answer, so that a part is one system call rather than three.
         """
-        link, answer = self._link, b""
-        if link is None or self._read:
-            return answer
-        try:
-            if self._asks != (path, within):
-                self._prepare(link, path, within)
-            link.sendall(self._question)
-            for _part in range(PARTS):
-                answer += link.recv(LARGEST_PART)
-                if answer.endswith(LAST_CHUNK) or (HEAD_END in answer and IN_CHUNKS not in answer):
-                    break
-        except OSError:
-            pass
-        if answer.startswith(OK) and answer.endswith(LAST_CHUNK):
-            return answer
-        self.close()  # whose the rest is could not be told
-        return b""
-
-    def _prepare(self, link: socket.socket, path: str, within: float) -> None:
-        """From now on, until get() has the connection again, the kernel itself waits for what is sent and read."""
-        link.settimeout(None)
+        if self._link is None or self._read:
+            return None
+        self._lent = True
+        self._link.settimeout(None)
         limit = struct.pack("ll", int(within), int(within % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            link.setsockopt(socket.SOL_SOCKET, option, limit)
-        self._asks, self._question = (path, within), b"GET " + path.encode("ascii") + self._head
+            self._link.setsockopt(socket.SOL_SOCKET, option, limit)
+        return self._link, b"GET " + path.encode("ascii") + self._head
 
     def _exchange(self, request: bytes) -> tuple[int, bytes]:
         if self._read:
             self.close()  # more came than was the answer: whose it is cannot be told
         if self._link is not None:
             try:
-                self._asks = None
+                if self._lent:
+                    self._link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                    self._lent = False
                 self._link.settimeout(self._left())
                 self._link.sendall(request)
                 self._more()
