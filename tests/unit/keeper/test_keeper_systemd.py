@@ -47,6 +47,14 @@ def test_recorded_states(version: str, state: str, phase: str, with_pid: bool) -
         assert seen.group == "/system.slice/q.service"
 
 
+@pytest.mark.parametrize(
+    ("sub", "pausing"), [("auto-restart", True), ("auto-restart-queued", False), ("start-pre", False)]
+)
+def test_it_is_known_when_systemd_only_lets_time_pass(sub: str, pausing: bool) -> None:
+    shown = {"LoadState": "loaded", "ActiveState": "activating", "SubState": sub}
+    assert systemd.interpret(shown, "q.service", 1.0).pausing is pausing
+
+
 def test_the_age_is_counted_on_the_clock_that_systemd_uses() -> None:
     shown = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "MainPID": "7"}
     shown["ExecMainStartTimestampMonotonic"] = "5000000"

@@ -898,6 +898,87 @@ def test_what_its_manager_starts_itself_is_left_to_it(rig: Rig) -> None:
     assert rig.context.state().intent is None
 
 
+PAUSING = Observed(d.HELD, "activating (auto-restart)", True, None, None, "", pausing=True)
+
+
+@pytest.fixture
+def returning(rig: Rig) -> Rig:
+    """A keeper that comes back to a server that was killed with it: what ran after its end has written that down."""
+    rig.context.manager = rig.manager = Reviver(rig.context.instance, support.STOPPED)
+    rig.serve()
+    rig.kill()
+    rig.manager.seen = PAUSING
+
+    def end(state: st.State, now: Moment) -> None:
+        last = state.starts[-1]
+        last.ended_at, last.end, last.reason = now, st.FAILED, "killed by SIGKILL"
+
+    rig.context.update(end)
+    return rig
+
+
+def test_what_ended_with_the_keeper_is_started_at_its_first_look(returning: Rig) -> None:
+    returning.watch().step()
+    assert returning.manager.calls == ["revive"]
+    intent = returning.context.state().intent
+    assert intent is not None
+    assert intent.kind == "revive"
+    (incident,) = returning.incidents
+    assert (incident.verdict, incident.action, incident.pid) == ("dead", "start at once", returning.pid)
+    assert incident.reason == f"its API process {returning.pid} ended by itself while nobody watched"
+    assert returning.shown.verdict == "starting"
+    returning.go(12)
+    assert returning.manager.calls == ["revive"], "once"
+
+
+def test_an_end_that_is_not_over_at_the_first_look_is_waited_for(returning: Rig) -> None:
+    returning.manager.seen = replace(PAUSING, phase=d.STOPPING, detail="deactivating (stop-post)", pausing=False)
+    returning.watch().step()
+    assert returning.manager.calls == []
+    returning.manager.seen = PAUSING
+    returning.go(6)
+    assert returning.manager.calls == ["revive"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state, now: setattr(state.starts[-1], "ready_at", None),
+        lambda state, now: setattr(state.starts[-1], "end", st.PURPOSE),
+        lambda state, now: setattr(state.starts[-1], "end", ""),
+        lambda state, now: state.starts.clear(),
+        lambda state, now: setattr(state, "stopped", st.Stopped(now, st.PURPOSE)),
+        lambda state, now: setattr(state, "parked", st.Parked(now, "operator", "by hand")),
+        lambda state, now: setattr(state, "intent", st.Intent("revive", now)),
+    ],
+    ids=["never ready", "stopped", "not ended", "never started", "wished", "parked", "revived already"],
+)
+def test_what_else_is_held_at_the_first_look_is_left_to_its_manager(
+    returning: Rig, change: Callable[[st.State, Moment], None]
+) -> None:
+    returning.context.update(change)
+    returning.go(12)
+    assert (returning.manager.calls, returning.incidents) == ([], [])
+
+
+def test_what_the_gate_holds_is_not_hurried(returning: Rig) -> None:
+    returning.manager.seen = replace(PAUSING, detail="activating (start-pre)", pausing=False)
+    returning.go(12)
+    assert (returning.manager.calls, returning.incidents) == ([], [])
+
+
+def test_who_has_seen_it_run_leaves_a_later_pause_alone(returning: Rig) -> None:
+    """It saw the end itself, and has done what there was to do."""
+    returning.serve()
+    returning.go(3)
+    returning.kill()
+    returning.manager.seen = PAUSING
+    returning.go(12)
+    assert returning.manager.calls == ["revive"]
+    assert len(returning.incidents) == 1
+    assert "while nobody watched" not in returning.incidents[0].reason
+
+
 def test_in_a_dry_run_nobody_is_revived(reviving: Rig) -> None:
     reviving.watch().settings = replace(reviving.watch().settings, dry_run=True)
     before = reviving.context.store.path.read_text()

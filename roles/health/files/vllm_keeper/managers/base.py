@@ -53,7 +53,9 @@ def run(command: Sequence[str], within: float) -> Completed:
 
 @dataclass(frozen=True)
 class Observed:
-    """phase: one of the phases of vllm_keeper.decision; detail: in the manager's words."""
+    """phase: one of the phases of vllm_keeper.decision; detail: in the manager's words. pausing: it has ended, and the
+    manager lets time pass until it starts it again.
+    """
 
     phase: str
     detail: str
@@ -62,6 +64,7 @@ class Observed:
     process_age: float | None  # seconds since the main process began
     group: str  # control group, "" where there is none
     restarts: int = 0
+    pausing: bool = False
 
 
 class Manager(abc.ABC):

@@ -152,6 +152,7 @@ def interpret(shown: dict[str, str], unit: str, monotonic: float) -> Observed:
         process_age=age,
         group=shown.get("ControlGroup", ""),
         restarts=_number(shown.get("NRestarts")),
+        pausing=sub == "auto-restart",
     )
 
 

@@ -86,6 +86,7 @@ class Watcher:
         self._workers, self._api = Activity(context.proc), Activity(context.proc)
         self.book = evidence.load(context.store.directory, self.name)
         self.memory = Memory(longest=self.book.longest)
+        self._new = True  # whether it has not seen a process of the server yet
         self._process: d.Observation | None = None
         self._process_at = self._kin_at = float("-inf")
         self._state_mark: tuple[int, ...] = ()
@@ -347,10 +348,16 @@ class Watcher:
             return replace(known, process_age=grown)
         main = self.family.main
         if known is not None and known.ready and main is not None and not self.family.alive():
-            self._revive(main.pid)
+            self._revive(main.pid, f"its API process {main.pid} ended by itself")
             mark = self._mark()
         seen, observed, state = self.context.observe()
+        if self._new and observed.pausing and (ended := _ended_while_serving(state)):
+            self._new = False
+            self._revive(ended.pid or 0, f"its API process {ended.pid} ended by itself while nobody watched")
+            mark = self._mark()
+            seen, observed, state = self.context.observe()
         pid = observed.main_pid or 0
+        self._new = self._new and not pid
         if self.family.main is None or self.family.main.pid != pid or not self.family.alive():
             self.family.adopt(pid)
             self._metrics, self._health_at = counters.SOME, float("-inf")
@@ -380,7 +387,7 @@ class Watcher:
 
     # --- acting ---------------------------------------------------------------------------------------------
 
-    def _revive(self, pid: int) -> None:
+    def _revive(self, pid: int, reason: str) -> None:
         """The API has ended by itself: a new one is started at once, rather than after the manager's own pause.
 
         Whether somebody wanted it is known: a manager's stop writes that down before it signals anything.
@@ -394,7 +401,6 @@ class Watcher:
         # Where nothing told of a stop beforehand, it may have been wished.
         if not context.manager.HOOKED or context.manager.host_going_down():
             return
-        reason = f"its API process {pid} ended by itself"
         incident = self._incident("dead", "start at once", reason, pid, 0.0)
         if self.settings.dry_run or not context.manager.REVIVES:
             incident.outcome = DRY if self.settings.dry_run else "left to its manager"
@@ -608,3 +614,9 @@ class Watcher:
         if text != self._told:
             self._told = text
             (self.context.log.warning if level == "warning" else self.context.log.notice)(text)
+
+
+def _ended_while_serving(state: st.State) -> st.Start | None:
+    """The last run, if it ended by itself after it had become ready: what never did is the gate's to pace."""
+    last = state.starts[-1] if state.starts else None
+    return last if last is not None and last.ready_at is not None and last.end == st.FAILED else None
