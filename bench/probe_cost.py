@@ -44,7 +44,7 @@ from vllm_keeper import context
 from vllm_keeper.log import Log
 from vllm_keeper.watch import counters, wire
 from vllm_keeper.watch.board import Board
-from vllm_keeper.watch.watcher import Watcher
+from vllm_keeper.watch.watcher import ROOM, Watcher
 
 from bench import site as sites
 from bench import started as commands
@@ -77,11 +77,16 @@ def bare(instance: sites.Instance, cycles: int) -> float:
 
         def ask() -> None:
             nobody.poll(int(PAUSE * 1000))
-            link.sendall(question)
-            answer = link.recv(wire.LARGEST_PART)
-            while not answer.endswith(wire.LAST_CHUNK):
-                answer = link.recv(wire.LARGEST_PART)
+            link.send(question)
+            while not link.recv(length + ROOM).endswith(wire.LAST_CHUNK):
+                pass
 
+        length = wire.LARGEST_PART
+        link.send(question)
+        time.sleep(PAUSE)
+        length = len(link.recv(length))
+        # As the watcher: to be woken once, by about all of it.
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, length - ROOM)
         return cost(ask, cycles, time.thread_time)
 
 

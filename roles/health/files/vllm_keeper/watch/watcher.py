@@ -44,7 +44,7 @@ KIN_AGAIN = 1.0  # at least
 JUDGE = 15.0  # seconds between two looks at whether a manager restarts it in vain
 FIRST_ANSWER = 10.0
 HEALTH_EVERY = 5.0  # seconds, while /metrics says that all is well
-GLANCES = 60.0  # seconds for which a glance will do
+GLANCES = 120.0  # seconds for which a glance will do
 PROMPT = 0.2  # seconds for the answer to one, or a part of it: what takes longer is worth a whole look
 ROOM = 64  # bytes by which answers differ in length, one from the next
 SHORTEST = 0.1  # seconds that a silent API has for an answer at least
@@ -151,8 +151,9 @@ class Watcher:
         if judgement.doubt:
             return self.settings.doubt_interval
         well = judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None
-        # What the kernel does not tell of, a whole look has to see.
-        self._calm = well and self.family.held and self.family.notice is not None
+        # What the kernel does not tell of, a whole look has to see; and it tries again to be put back where it was out.
+        told = self.family.held and self.family.notice is not None
+        self._calm = well and told and (self.ejector is None or not self.ejector.out)
         again = begun + self.settings.interval
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
@@ -164,11 +165,11 @@ class Watcher:
 
         A glance is one question, which shows that it goes on with its users' work. Nothing can be held against it then,
         so the answer is not even read until something has to be judged. What else there is to see, a whole look sees
-        within a minute.
+        within two minutes.
 
-        It is one function that calls few others, because nothing of it is in the CPU's caches any more when it goes
-        on, beside an engine that computes: each of Python's functions takes 5 us then, whatever it does, and so does
-        each KiB of memory that is new to it.
+        It is one function that calls few others, because beside an engine that computes nothing of it is in the CPU's
+        caches any more when it goes on: each function of Python's takes some 5 us then, whatever it does, and a buffer
+        of 64 KiB in place of 2 some 15 us.
         """
         lent = self._server.lend(self._metrics, self._prompt) if self._calm else None
         if lent is None:
