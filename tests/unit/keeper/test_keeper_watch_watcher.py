@@ -367,6 +367,15 @@ def test_a_wish_is_seen_at_the_next_look_at_a_busy_server_too(rig: Rig, wish: st
     assert not rig.shown.ready
 
 
+def test_a_keeper_that_was_there_before_its_directory_heeds_it_too(rig: Rig) -> None:
+    directory = rig.context.store.directory
+    assert not directory.exists()
+    rig.watch().step()
+    assert rig.watch().family.notice is None
+    test_a_wish_is_seen_at_the_next_look_at_a_busy_server_too(rig, "drain")
+    assert rig.watch().family.notice is not None
+
+
 @pytest.mark.parametrize("wish", ["drain", "stop"])
 def test_where_the_kernel_tells_nothing_of_files_a_wish_is_seen_as_well(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, wish: str

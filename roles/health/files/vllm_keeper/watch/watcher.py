@@ -91,7 +91,6 @@ class Watcher:
         self._process_at = self._kin_at = float("-inf")
         self._state_mark: tuple[int, ...] = ()
         self._state_file = str(context.store.path)
-        self.family.heed(context.store.directory)
         self._drained = ""
         self._engine_lost: tuple[int, float] | None = None
         self._repaired_at = float("-inf")
@@ -151,9 +150,8 @@ class Watcher:
         if judgement.doubt:
             return self.settings.doubt_interval
         well = judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None
-        # What the kernel does not tell of, a whole look has to see; and it tries again to be put back where it was out.
-        told = self.family.held and self.family.notice is not None
-        self._calm = well and told and (self.ejector is None or not self.ejector.out)
+        # Where it is out of its target groups, each whole look may try again to put it back.
+        self._calm = well and self.family.held and (self.ejector is None or not self.ejector.out)
         again = begun + self.settings.interval
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
@@ -182,10 +180,13 @@ class Watcher:
         fine, last, parts = wire.OK, wire.LAST_CHUNK, range(wire.PARTS)
         before, waits, until = self._said, queued(self._said), clock() + GLANCES
         least = part = wire.LARGEST_PART
+        heeded = self.family.notice is not None
         while True:
             yield pause
             if poll(pause, events):
                 self.family.wait(0)
+                return
+            if not heeded and self._mark() != self._state_mark:
                 return
             begun, answer = clock(), b""
             if begun >= until:
@@ -342,6 +343,9 @@ class Watcher:
 
     def _observe(self, at: float, fresh: bool = False) -> d.Observation:
         """What manager and history say: as it was, while nothing has happened since."""
+        if self.family.notice is None:
+            # A host's first start makes the directory. Before the mark, so that no change falls between.
+            self.family.heed(self.context.store.directory)
         mark = self._mark()
         known = self._process
         if known is not None and not fresh and mark == self._state_mark and at - self._process_at < self._lasts(known):
