@@ -77,7 +77,7 @@ class Supervised(Manager):
         while time.monotonic() - begun < wait:
             run = runfile.read(self.instance.name, self.run_directory)
             if run is not None and run.ended > ended_before:
-                return Completed(1, "", "it ended before it was ready")
+                return Completed(1, "", f"it ended before it was ready; see {self.instance.log_file}")
             alive = runfile.living(self.instance.name, self.run_directory, self.proc)
             if alive is not None and alive.phase == d.RUNNING:
                 return Completed(0, "", "")
