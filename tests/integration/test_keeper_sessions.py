@@ -183,7 +183,7 @@ def test_a_tmux_that_has_just_lost_its_last_session_has_none(rig: Rig) -> None:
     """Such a tmux ends within the blink of an eye; this one was told to stay."""
     assert isinstance(rig.session, Tmux)
     rig.session.run_directory.mkdir(exist_ok=True)
-    tmux = ["tmux", "-f", "/dev/null", "-S", str(rig.session.socket)]
+    tmux = rig.session._tmux()
     subprocess.run([*tmux, "start-server", ";", "set-option", "-g", "exit-empty", "off"], check=True, timeout=30)
     try:
         assert not rig.session.exists()

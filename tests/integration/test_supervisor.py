@@ -135,9 +135,9 @@ class Bench:
     def clear(self) -> None:
         with_pid = [self.daemon()] if (self.folder / "pid").exists() else []
         # Its runners too: they would write down the end of their servers where the next test of this name looks.
-        ours = {str(self.keeper), str(self.folder / "etc")}
+        ours = str(self.keeper), str(self.folder / "etc")
         for process in processes.everyone().values():
-            if process.pid in with_pid or ours & set(process.command):
+            if process.pid in with_pid or any(one in word for word in process.command for one in ours):
                 processes.end([process])
         until(lambda: not (processes.end(self.served()) or self.served()))
         for letter in self.ports:

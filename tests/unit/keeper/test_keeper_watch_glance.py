@@ -17,9 +17,9 @@ from vllm_keeper.watch.settings import WatchSettings
 from vllm_keeper.watch.watcher import Watcher
 
 from tests.unit.keeper import support
-from tests.unit.keeper.support import Peer
+from tests.unit.keeper.support import Peer, chunked
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = support.answer(200, b"hello")
 
 
 def metrics(steps: int, waiting: int = 0, more: int = 0) -> bytes:
@@ -27,12 +27,6 @@ def metrics(steps: int, waiting: int = 0, more: int = 0) -> bytes:
         f'# HELP {"x" * more}\nvllm:iteration_tokens_total_count{{engine="0"}} {steps}.0\n'
         f'vllm:num_requests_running{{engine="0"}} 8.0\nvllm:num_requests_waiting{{engine="0"}} {waiting}.0\n'
     ).encode()
-
-
-def answer(body: bytes) -> bytes:
-    """As vLLM answers."""
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n"
-    return head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 class Calm:
@@ -72,7 +66,7 @@ def calm(tmp_path: Path) -> Iterator[Calm]:
 
 def test_while_it_goes_on_one_connection_will_do(calm: Calm) -> None:
     calm.connect()
-    calm.peer.answers += [*(answer(metrics(steps)) for steps in (1, 2, 3, 3)), OK]
+    calm.peer.answers += [*(chunked(200, metrics(steps)) for steps in (1, 2, 3, 3)), OK]
     assert calm.glances() == 3, "and no step between the last two"
     assert calm.board.all()["q"].running == 8
     assert calm.get() == b"hello"
@@ -82,10 +76,10 @@ def test_while_it_goes_on_one_connection_will_do(calm: Calm) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        answer(metrics(1)).replace(b"\r\n0\r\n\r\n", b"\r\n0\r\nTrailer: 1\r\n\r\n"),
+        chunked(200, metrics(1)).replace(b"\r\n0\r\n\r\n", b"\r\n0\r\nTrailer: 1\r\n\r\n"),
         OK,  # not in chunks: where it ends is for a whole look to find
-        answer(metrics(1)).replace(b"200 OK", b"503 Busy"),
-        answer(metrics(1))[:-2],
+        chunked(200, metrics(1)).replace(b" 200 ", b" 503 "),
+        chunked(200, metrics(1))[:-2],
         b"garbled",
         None,
     ],
@@ -102,7 +96,7 @@ def test_what_is_not_plain_is_left_to_a_whole_look(calm: Calm, other: bytes | No
 
 def test_a_server_that_closes_is_connected_anew(calm: Calm) -> None:
     calm.connect()
-    calm.peer.answers += [answer(metrics(1)), OK]
+    calm.peer.answers += [chunked(200, metrics(1)), OK]
     calm.peer.close_after = True
     assert calm.glances() == 1
     assert calm.get() == b"hello"
@@ -113,7 +107,7 @@ def test_an_answer_may_come_in_parts_of_any_length(calm: Calm) -> None:
     calm.connect()
     calm.peer.parts = 60, 0.05  # bytes of the head, seconds until the rest
     lengths = [2000, 2030, 5000, 100, 100]
-    calm.peer.answers += [answer(metrics(steps, more=length)) for steps, length in enumerate(lengths, 1)]
+    calm.peer.answers += [chunked(200, metrics(steps, more=length)) for steps, length in enumerate(lengths, 1)]
     begun = time.monotonic()
     assert calm.glances(len(lengths)) == len(lengths)
     assert time.monotonic() - begun < len(lengths) * 0.4
@@ -122,7 +116,7 @@ def test_an_answer_may_come_in_parts_of_any_length(calm: Calm) -> None:
 
 def test_an_answer_that_is_of_another_kind_of_length_is_left_to_a_whole_look(calm: Calm) -> None:
     calm.connect()
-    calm.peer.answers += [answer(metrics(1)), answer(metrics(2, more=20000)), OK]
+    calm.peer.answers += [chunked(200, metrics(1)), chunked(200, metrics(2, more=20000)), OK]
     assert calm.glances() == 1
     assert calm.get() == b"hello", "and none of the rest"
 
@@ -130,7 +124,7 @@ def test_an_answer_that_is_of_another_kind_of_length_is_left_to_a_whole_look(cal
 def test_a_queue_is_told_when_it_comes_and_when_it_goes(calm: Calm) -> None:
     calm.connect()
     seen = []
-    calm.peer.answers += [answer(metrics(steps, waiting)) for steps, waiting in enumerate([0, 4, 2, 0, 0], 1)]
+    calm.peer.answers += [chunked(200, metrics(steps, waiting)) for steps, waiting in enumerate([0, 4, 2, 0, 0], 1)]
     for _number, _pause in zip(range(6), calm.watcher.rest(0)):
         shown = calm.board.all()["q"]
         seen.append((shown.verdict, shown.waiting))
@@ -163,7 +157,7 @@ def test_it_only_waits_where_a_whole_look_is_next(calm: Calm, why: str) -> None:
 def test_a_whole_look_comes_in_time(calm: Calm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchers, "GLANCES", 0.3)
     calm.connect()
-    calm.peer.answers += [answer(metrics(steps)) for steps in range(1, 60)]
+    calm.peer.answers += [chunked(200, metrics(steps)) for steps in range(1, 60)]
     begun = time.monotonic()
     assert 2 <= calm.glances() <= 15
     assert 0.3 <= time.monotonic() - begun < 2
