@@ -9,6 +9,7 @@ An image is named by what it is made of, so one that is there is right, and a ru
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.steadfast.vllm.plugins.module_utils import _toolkit
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Done, Runner
 
 REPOSITORY = "localhost/steadfast-vllm"
@@ -51,6 +53,7 @@ class Build:
 def tag(version: str, build: Build) -> str:
     """The image's name: vLLM's version and a digest of all that decides its content."""
     parts = [build.base, build.containerfile, build.lock_sha256, *build.packages, str(build.compile)]
+    parts.append(inspect.getsource(_toolkit))
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"{REPOSITORY}:{version}-{digest[:12]}"
 
@@ -158,6 +161,7 @@ class Engine:
             tools.mkdir()
             Path(folder, "Containerfile").write_text(build.containerfile, encoding="utf-8")
             (context / "vllm.txt").write_text(build.lock, encoding="utf-8")
+            (context / "toolkit.py").write_text(inspect.getsource(_toolkit), encoding="utf-8")
             shutil.copy2(os.path.realpath(build.uv), tools / "uv")
             command = build_command(self.docker, folder, name, base, build)
             done = self._run_build(command, build)

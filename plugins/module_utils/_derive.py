@@ -127,6 +127,8 @@ def environment(instance: Mapping[str, t.Any]) -> dict[str, str]:
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
         # vLLM's own limit is 600 s, and would end a longer start_timeout early.
         "VLLM_ENGINE_READY_TIMEOUT_S": str(instance["start_timeout"]),
+        # FlashInfer compiles its sampler at the first start, for minutes; vLLM's own is ready (docs/cuda-toolkit.md).
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         # Indices as nvidia-smi counts them; CUDA's own order is by speed.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }

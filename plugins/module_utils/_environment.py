@@ -13,17 +13,18 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _releases
+from ansible_collections.steadfast.vllm.plugins.module_utils import _releases, _toolkit
 from ansible_collections.steadfast.vllm.plugins.module_utils._command import Runner
 
 # Written last: a release without it is half a release.
 MARKER = ".complete.json"
 LOCK_WAIT = 1800.0
+TOOL_SECONDS = 300.0
 
 
 class Problem(Exception):
@@ -196,6 +197,7 @@ class Environment:
                 if self.current_id() != name:
                     self._switch(name)
                 result["pruned"] = self._prune(self._to_prune(name, self.known()))
+            result["toolkit"] = (self.marker(name) or {}).get("toolkit")
         gone = set(result["pruned"])
         names = sorted({r.name for r in before} | {name})
         result["diff"] = {
@@ -260,19 +262,25 @@ class Environment:
                 command.insert(2, "--compile-bytecode")
             self._uv(command, f"{self.request.package} {self.request.version}")
             self._verify(path)
-            self._finish(path, python)
+            self._finish(path, python, _toolkit.assemble(path, self._tool))
         except BaseException:
             with contextlib.suppress(OSError):
                 _remove(path)
             raise
 
-    def _finish(self, path: Path, python: Python) -> None:
+    def _tool(self, command: Sequence[str]) -> tuple[int, str]:
+        """Run a compiler of the release, as its service would: with the compilers of the host."""
+        done = self.run(command, folder="/", held=(self.lock_descriptor,), timeout=TOOL_SECONDS)
+        return done.status, done.errors + done.output
+
+    def _finish(self, path: Path, python: Python, toolkit: _toolkit.Toolkit) -> None:
         marker = {
             "package": self.request.package,
             "version": self.request.version,
             "python": python.tag,
             "lock_digest": self.request.digest,
             "bytes": _size(path),
+            "toolkit": toolkit.facts,
         }
         staged = path / (MARKER + ".new")
         with open(staged, "w", encoding="utf-8") as stream:

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.steadfast.vllm.plugins.module_utils._supervisor import limit_options
+from ansible_collections.steadfast.vllm.plugins.module_utils._supervisor import limit_options, search_path
 
 PROGRAMS = ("tmux", "screen")
 SCRIPTS = "/etc/vllm"
@@ -30,7 +30,7 @@ def script(instance: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str,
     name = instance["name"]
     variables = {
         **instance["environment"],
-        "PATH": f"{options['release']}/bin:{options['path']}",
+        "PATH": search_path(options),
         "TORCHINDUCTOR_CACHE_DIR": f"{options['home']}/.cache/torchinductor",
     }
     logs = instance["logs"]

@@ -96,6 +96,12 @@ def daemon_stop_seconds(instances: Sequence[Mapping[str, Any]]) -> int:
     return sum(map(stop_seconds, instances)) + DAEMON_SLACK
 
 
+def search_path(options: Mapping[str, Any]) -> str:
+    """PATH of a server: its release's programs, the release's CUDA compiler where it has one, and the host's."""
+    release = options["release"]
+    return f"{release}/bin:{release}/cuda/bin:{options['path']}"
+
+
 def program(instance: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The values of an instance's program section. Raises ValueError for what cannot be said there.
 
@@ -108,7 +114,7 @@ def program(instance: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str
         "environment": environment(
             {
                 **instance["environment"],
-                "PATH": f"{options['release']}/bin:{options['path']}",
+                "PATH": search_path(options),
                 "TORCHINDUCTOR_CACHE_DIR": f"{options['home']}/.cache/torchinductor",
             }
         ),

@@ -144,6 +144,14 @@ switched:
   description: Whether C(current) moved.
   type: bool
   returned: success
+toolkit:
+  description:
+    - The CUDA toolkit that the lock brings, in C(<path>/cuda), with C(version) and C(problem).
+    - C(version) is empty where the lock has no nvcc. C(problem) says why it cannot compile on this host; there is a
+      warning of it, too.
+  type: dict
+  returned: when changed
+  sample: {"version": "13.0", "problem": ""}
 pruned:
   description: Ids of the releases that were removed.
   type: list
@@ -194,6 +202,9 @@ def main() -> None:
         module.fail_json(msg=f"locked_environment: {err}", **err.facts)
     except OSError as err:
         module.fail_json(msg=f"locked_environment: {err.filename or module.params['root']}: {err.strerror or err}")
+    problem = (result.get("toolkit") or {}).get("problem")
+    if problem and result.get("installed"):
+        module.warn(f"{result['path']}: its CUDA toolkit cannot be used: {problem}")
     module.exit_json(**result)
 
 

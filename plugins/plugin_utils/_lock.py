@@ -27,6 +27,9 @@ DIRECTIVE = re.compile(r"^#\s*(requires-python|need-bytes):\s*(.+?)\s*$")
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?P<extras>\[[^\]]*\])?\s*==\s*(?P<version>[^\s;*]+)$")
 # nvidia-cuda-runtime since CUDA 13, nvidia-cuda-runtime-cu12 before.
 CUDA_RUNTIME = re.compile(r"^nvidia-cuda-runtime(?:-cu\d+)?==(?P<version>\d+\.\d+)\S*(?P<rest>[^\n]*)", re.MULTILINE)
+# What compiles a kernel, of the wheels that share one folder: each has to be of the CUDA of the runtime's headers.
+TOOLKIT = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl")
+FLASHINFER = "flashinfer-python"
 DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 
 
@@ -214,3 +217,32 @@ def cuda(text: str, machine: str) -> str:
         except InvalidMarker:
             raise LockError([f"{found[0]}: {marker} is not an environment marker"]) from None
     return ""
+
+
+def toolkit_problems(lock: Lock, machine: str = "x86_64", python: str = "3.12") -> list[str]:
+    """Why kernels cannot be compiled on a Linux host that has nothing but NVIDIA's driver; [] if they can.
+
+    Only of a lock that brings FlashInfer to such a host, which compiles when a server starts.
+    """
+    here = {
+        "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": machine,
+        "python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }  # fmt: skip
+    found = {pin.name: pin.version for pin in lock.pins if not pin.marker or Marker(pin.marker).evaluate(here)}
+    runtime = found.get("nvidia-cuda-runtime")
+    if FLASHINFER not in found or runtime is None:
+        return []
+    wanted = _minor(runtime)
+    return [
+        f"{name} is {found[name]}, and nvidia-cuda-runtime {runtime}: nvcc refuses headers of another CUDA than its own"
+        if name in found
+        else f"{name} is missing: FlashInfer needs it to compile its kernels"
+        for name in TOOLKIT
+        if name not in found or _minor(found[name]) != wanted
+    ]
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    """(13, 0) of 13.0.96."""
+    return Version(version).release[:2]

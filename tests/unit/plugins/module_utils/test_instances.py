@@ -58,6 +58,7 @@ def test_no_instances_given_is_the_guides_one() -> None:
         "disable-access-log-for-endpoints": "/health,/metrics,/metrics/",
     }
     assert instance["environment"] == {
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

@@ -105,7 +105,7 @@ def test_a_program_runs_the_server_by_the_runner_and_holds_no_secret() -> None:
     assert words[:3] == ["/usr/local/bin/vllm-keeper", "run", "a"]
     assert words[words.index("--") + 1 :] == ["/opt/vllm/current/bin/vllm", "serve", "--config", "/etc/vllm/a.yaml"]
     environment = read_environment(program["environment"])
-    assert environment["PATH"] == "/opt/vllm/current/bin:/usr/bin:/bin"
+    assert environment["PATH"] == "/opt/vllm/current/bin:/opt/vllm/current/cuda/bin:/usr/bin:/bin"
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert "S3CR3T" not in str(program)
 

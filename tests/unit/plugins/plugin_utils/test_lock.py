@@ -149,3 +149,47 @@ def test_a_marker_that_is_none_is_told() -> None:
 def test_the_lock_that_is_shipped_is_for_cuda_13() -> None:
     (shipped,) = Path("roles/vllm/files/locks").glob("*.txt")
     assert _lock.cuda(shipped.read_text(), "x86_64").startswith("13.")
+
+
+PARTS = {
+    "flashinfer-python": "0.7.0.post1", "nvidia-cuda-runtime": "13.0.96", "nvidia-cuda-nvcc": "13.0.88",
+    "nvidia-cuda-crt": "13.0.88", "nvidia-nvvm": "13.0.88", "nvidia-cuda-cccl": "13.0.85",
+}  # fmt: skip
+
+
+def lock_of(pins: dict[str, str | None]) -> _lock.Lock:
+    """A lock of these pins; None leaves one out."""
+    lines = [f"{name}=={version} --hash=sha256:{'a' * 64}" for name, version in pins.items() if version is not None]
+    return _lock.parse("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, []),
+        # As the lock was that a real GPU refused: the resolver had taken the newest nvcc.
+        ({"nvidia-cuda-nvcc": "13.5.37"}, ["nvidia-cuda-nvcc is 13.5.37, and nvidia-cuda-runtime 13.0.96"]),
+        ({"nvidia-cuda-crt": "13.5.37"}, ["nvidia-cuda-crt is 13.5.37"]),
+        ({"nvidia-nvvm": None}, ["nvidia-nvvm is missing"]),
+        (
+            {"nvidia-cuda-cccl": "13.3.5.0.6", "nvidia-nvvm": None},
+            ["nvidia-nvvm is missing", "nvidia-cuda-cccl is 13.3"],
+        ),
+        ({"nvidia-cuda-runtime": "13.5.1"}, ["nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl"]),
+        # What compiles nothing needs none of it.
+        ({"flashinfer-python": None, "nvidia-cuda-nvcc": None}, []),
+        ({"nvidia-cuda-runtime": None}, []),
+    ],
+)
+def test_what_compiles_kernels_fits_the_runtime(changed: dict[str, str | None], words: list[str]) -> None:
+    found = _lock.toolkit_problems(lock_of({**PARTS, **changed}))
+    assert len(found) == len(words)
+    assert all(told.startswith(word) for told, word in zip(found, words))
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("file", sorted(Path("roles/vllm/files/locks").glob("*.txt")), ids=lambda file: file.name)
+def test_a_host_with_the_driver_alone_can_compile_with_what_is_shipped(file: Path, machine: str, python: str) -> None:
+    lock = _lock.parse(file.read_text())
+    assert _lock.toolkit_problems(lock, machine, python) == []
