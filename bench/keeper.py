@@ -231,7 +231,7 @@ def show(results: dict[str, Figures], recipes: dict[str, Recipe], longest: float
             goal = GOAL_START if crash else max(GOAL_KILL, GOAL_STEPS * longest)
             good = good and late <= goal
     goal = max(GOAL_KILL, GOAL_STEPS * longest)
-    print(f"longest step that the watcher saw: {longest:.2f} s, so the goal for a hang's p99 is {goal:.1f} s")
+    print(f"longest idle step that the watcher saw: {longest:.2f} s, so the goal for a hang's p99 is {goal:.1f} s")
     print(f"goal for a crash's p99: {GOAL_START:g} s; ends that nobody had asked for: {unasked} (goal 0)")
     print("goals met" if good else "goals not met")
     return good

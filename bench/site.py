@@ -24,9 +24,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from vllm_keeper import processes, runfile
+from vllm_keeper.watch import evidence
 
 from tests.standin import rig
 
@@ -192,13 +192,9 @@ class Site:
             print(f"logs are kept in {self.folder}", file=sys.stderr)
 
     def longest_step(self) -> float:
-        """Seconds: what the watcher learned of these servers."""
-        found = [0.0]
-        for instance in self.instances:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                data: dict[str, Any] = json.loads((self.state / f"{instance.name}.watch").read_text())
-                found.append(float(data["longest"]))
-        return max(found)
+        """Seconds that processes were idle in a step of recent work: what the watcher learned of these servers."""
+        books = [evidence.load(self.state, instance.name) for instance in self.instances]
+        return max((book.steps.longest.idle for book in books), default=0.0)
 
 
 class Death:

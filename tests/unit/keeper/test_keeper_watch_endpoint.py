@@ -230,6 +230,7 @@ def test_metrics_say_what_is_known(port: Port) -> None:
     port.board.show(
         "q", verdict="hung", canaries={"ok": 5, "timeout": 1}, canary_seconds=1.25, repairs={"hung": 2, "dead": 1},
         detection=(3, 4.5, 1.0), recovery=(2, 60.0, 30.0), running=3.0, waiting=9.0, stalled=1.6, longest=0.4,
+        longest_idle=0.3,
     )  # fmt: skip
     port.board.show("r", verdict="healthy", drained="by hand")
     port.board.host = {"disk /var": ("warning", "3 % free")}
@@ -241,6 +242,7 @@ def test_metrics_say_what_is_known(port: Port) -> None:
     assert found["info", frozenset({("version", __version__)})] == 1
     assert (of("ready"), of("requests_running"), of("requests_waiting")) == (0, 3, 9)
     assert (of("stalled_seconds"), of("longest_step_seconds"), of("canary_seconds_total")) == (1.6, 0.4, 1.25)
+    assert of("longest_idle_step_seconds") == 0.3
     assert {verdict: of("verdict", verdict=verdict) for verdict in VERDICTS if of("verdict", verdict=verdict)} == {
         "hung": 1
     }

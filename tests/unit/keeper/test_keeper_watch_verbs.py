@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from vllm_keeper.verbs import check, drain, explain, gate, operate, status
 from vllm_keeper.watch import board as boards
 from vllm_keeper.watch import evidence
 from vllm_keeper.watch.board import Board
+from vllm_keeper.watch.steps import NO_STEP, TIME, Bucket, Step, Steps
 
 from tests.unit.keeper import support
 from tests.unit.keeper.support import clock_of, context_for, manager_of
@@ -258,8 +260,9 @@ def test_status_of_a_drained_server_that_hangs_is_hung(tmp_path: Path, show: Sho
 # --- explain --------------------------------------------------------------------------------------------------
 
 
-def keep(context: Context, *incidents: evidence.Incident, longest: float = 0.0) -> None:
-    evidence.save(context.store.directory, "q", evidence.Book(longest, list(incidents)))
+def keep(context: Context, *incidents: evidence.Incident, step: Step = NO_STEP, age: float = 0.0) -> None:
+    steps = Steps((Bucket(time.time() - age, 60.0, step),))
+    evidence.save(context.store.directory, "q", evidence.Book(steps, list(incidents)))
 
 
 def incident(at: float, **changes: Any) -> evidence.Incident:
@@ -269,8 +272,15 @@ def incident(at: float, **changes: Any) -> evidence.Incident:
 
 def test_explain_shows_the_newest_decisions_first_with_their_evidence(tmp_path: Path, show: Show) -> None:
     context = context_for(tmp_path)
-    keep(context, *(incident(number) for number in range(5)), longest=2.5)
-    show(verdict="healthy", reason="answers", canaries={"ok": 7, "status": 1}, repairs={"hung": 5})
+    keep(context, *(incident(number) for number in range(5)), step=Step(9.0, 8.0))
+    show(
+        verdict="healthy",
+        reason="answers",
+        canaries={"ok": 7, "status": 1},
+        repairs={"hung": 5},
+        longest=2.5,
+        longest_idle=0.6,
+    )
     facts = explain.explain(context)
     assert [one["reason"] for one in facts["incidents"]] == ["reason 4", "reason 3", "reason 2"]
     assert [one["at"] for one in explain.explain(context, 2)["incidents"]] == [4, 3]
@@ -279,9 +289,21 @@ def test_explain_shows_the_newest_decisions_first_with_their_evidence(tmp_path: 
     assert text.splitlines()[:3] == [
         "q: healthy: answers",
         "  canaries 7 ok, 1 status; repairs 5 hung",
-        "  the longest step seen took 2.5 s; limits grow with it",
+        "  the longest step of recent work took 2.5 s, and its processes were idle for up to 0.6 s in one; limits grow "
+        "with them",
     ]
     assert text.index("reason 4") < text.index("reason 3")
+
+
+def test_explain_without_a_watcher_knows_the_steps_that_were_written_down_unless_they_are_old(tmp_path: Path) -> None:
+    context = context_for(tmp_path)
+    keep(context, step=Step(2.5, 0.5))
+    facts = explain.explain(context)
+    assert (facts["longest_step"], facts["longest_idle_step"]) == (2.5, 0.5)
+    keep(context, step=Step(2.5, 0.5), age=TIME + 1)
+    facts = explain.explain(context)
+    assert (facts["longest_step"], facts["longest_idle_step"]) == (0, 0)
+    assert "longest step" not in explain.render(facts)
 
 
 def test_explain_tells_one_decision_whole(tmp_path: Path, show: Show) -> None:
@@ -315,6 +337,53 @@ def test_explain_tells_looks_that_say_the_same_once(tmp_path: Path, show: Show) 
         "10:00:06 healthy",
         "10:00:07 hung",
     ]
+
+
+def test_explain_tells_looks_that_differ_in_seconds_and_counters_by_the_first_and_the_last(
+    tmp_path: Path, show: Show
+) -> None:
+    """As they were written down beside a GPU, with a limit of 6.7 s."""
+    context = context_for(tmp_path)
+    users, frozen = "256 run, 3 wait", "counters 0:91340, 256 run, 3 wait"
+    looks = [
+        f"10:00:00 busy, GET /health: 200 in 0.001 s, counters 0:52000, {users}",
+        *(f"10:00:0{number} busy, counters 0:{60000 + 7835 * number}, {users}" for number in range(1, 5)),
+        f"10:00:05 busy, {frozen}, no progress for 1.0 s",
+        *(
+            f"10:00:{6 + number // 5:02d} busy, GET /health: 200 in 0.00{number % 4} s, {frozen}, API idle, "
+            f"engine idle, no progress for {1.2 + number / 5:.1f} s"
+            for number in range(27)
+        ),
+        f"10:00:12 hung, GET /health: 200 in 0.001 s, {frozen}, API idle, engine idle, no progress for 6.8 s",
+    ]
+    keep(context, incident(1.0, looks=looks))
+    facts = explain.explain(context)
+    assert facts["incidents"][0]["looks"] == looks, "for programs, all of them"
+    saw = [line for line in explain.render(facts).splitlines() if "saw      " in line]
+    assert [line.partition("saw      ")[2] for line in saw] == [
+        looks[0],
+        f"{looks[4]} (the same 4 times since)",
+        looks[5],
+        looks[6],
+        f"{looks[32]} (the same 26 times since)",
+        looks[33],
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "busy, 1 run, 0 wait, engine active, no progress for 1.4 s",
+        "busy, 2 run, 0 wait, engine idle, no progress for 1.4 s",
+        "hung, 1 run, 0 wait, engine idle, no progress for 1.4 s",
+        "busy, 1 run, 0 wait, engine idle",
+    ],
+)
+def test_explain_folds_nothing_that_says_something_else(tmp_path: Path, show: Show, other: str) -> None:
+    context = context_for(tmp_path)
+    same = "busy, 1 run, 0 wait, engine idle, no progress for 1.2 s"
+    keep(context, incident(1.0, looks=[f"10:00:00 {same}", f"10:00:01 {other}", f"10:00:02 {same}"]))
+    assert explain.render(explain.explain(context)).count("saw      ") == 3
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from vllm_keeper.watch import evidence, notice
 from vllm_keeper.watch.board import Board
 from vllm_keeper.watch.fleet import FleetSettings
 from vllm_keeper.watch.settings import CanarySettings, WatchSettings
+from vllm_keeper.watch.steps import TIME, Bucket, Step, Steps
 from vllm_keeper.watch.watcher import DRY, PROMPT, REPAIR_PAUSE, START_AFTER, Watcher
 
 from tests.unit.keeper import support
@@ -650,15 +651,27 @@ def test_an_api_that_is_slow_but_busy_is_given_its_time_for_each_answer(rig: Rig
     assert set(given[5:]) == {rig.watch().settings.timeout}, "once it could have been judged"
 
 
-def test_the_longest_step_of_the_watcher_before_holds(rig: Rig) -> None:
-    evidence.save(rig.folder / "var", "q", evidence.Book(longest=5.0))
+def test_the_steps_that_the_watcher_before_saw_hold(rig: Rig) -> None:
+    since = rig.clock.wall - 60.0
+    before = Steps((Bucket(since, 90.0, Step(6.0, 5.0)),))
+    evidence.save(rig.folder / "var", "q", evidence.Book(before))
     rig.serve()
     rig.go(2)
     rig.api.completion = None
     spent = rig.go(60, lambda: rig.manager.calls)
     assert 15 <= spent <= 15 + FOUND
-    assert "3 times the longest step of 5 s" in rig.incidents[0].reason
-    assert evidence.load(rig.folder / "var", "q").longest == 5.0
+    assert "3 times the 5 s that a step of recent work was idle" in rig.incidents[0].reason
+    (kept,) = evidence.load(rig.folder / "var", "q").steps.buckets
+    assert (kept.longest, kept.since) == (Step(6.0, 5.0), pytest.approx(since, abs=1))
+
+
+def test_steps_of_more_than_a_day_ago_do_not(rig: Rig) -> None:
+    evidence.save(rig.folder / "var", "q", evidence.Book(Steps((Bucket(rig.clock.wall - TIME, 90.0, Step(6.0, 5.0)),))))
+    rig.serve()
+    rig.go(2)
+    rig.api.completion = None
+    assert rig.go(60, lambda: rig.manager.calls) <= FOUND
+    assert "(limit 1.5 s)" in rig.incidents[0].reason
 
 
 def test_what_happened_meanwhile_is_seen_before_anything_is_done(rig: Rig) -> None:

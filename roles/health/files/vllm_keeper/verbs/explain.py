@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from dataclasses import asdict
 from typing import Any
@@ -15,16 +16,23 @@ from vllm_keeper.context import Context
 from vllm_keeper.watch import board, evidence
 
 FEW = 3
+# What differs from one look to the next though it says the same: seconds ("no progress for 1.2 s"), an engine's sum of
+# counters ("0:1234"), and whether /health was asked, where it answered with 200: it is every five seconds.
+DIFFERS = re.compile(r", GET \S+: 200 in [\d.]+ s|[\d.]+(?= s\b)|(?<=\d:)\d+")
 
 
 def explain(context: Context, count: int = FEW) -> dict[str, Any]:
-    """{"name", "watched", "longest_step", "incidents"}: incidents newest first, COUNT of them at most."""
+    """{"name", "watched", "longest_step", "longest_idle_step", "incidents"}: incidents newest first, COUNT of them at
+    most; steps of recent work, in seconds.
+    """
     name = context.instance.name
     book, shown = evidence.load(context.store.directory, name), board.of(name)
+    longest = book.steps.after(time.time(), 0.0).longest  # what is written down may be days old
     return {
         "name": name,
         "watched": None if shown is None else asdict(shown),
-        "longest_step": book.longest,
+        "longest_step": longest.taken if shown is None else shown.longest,
+        "longest_idle_step": longest.idle if shown is None else shown.longest_idle,
         "incidents": [asdict(one) for one in reversed(book.incidents[-count:])] if count else [],
     }
 
@@ -37,7 +45,11 @@ def render(facts: dict[str, Any]) -> str:
         lines.append(f"{facts['name']}: {watched['verdict']}: {watched['reason']}")
         lines.append(f"  canaries {_counts(watched['canaries'])}; repairs {_counts(watched['repairs'])}")
     if facts["longest_step"]:
-        lines.append(f"  the longest step seen took {facts['longest_step']:.1f} s; limits grow with it")
+        took, idle = facts["longest_step"], facts["longest_idle_step"]
+        lines.append(
+            f"  the longest step of recent work took {took:.1f} s, and its processes were idle for up to {idle:.1f} s "
+            "in one; limits grow with them"
+        )
     if not facts["incidents"]:
         lines.append("  nothing was ever decided against it")
     for incident in facts["incidents"]:
@@ -63,14 +75,19 @@ def _incident(one: dict[str, Any]) -> list[str]:
 
 
 def _folded(looks: list[str]) -> list[str]:
-    """Looks in a row that say the same, but for their time, as two lines."""
+    """Looks in a row that say the same, but for their times and for figures that grow, as two lines: first and last."""
     found: list[str] = []
-    for _said, group in itertools.groupby(looks, key=lambda look: look.partition(" ")[2]):
+    for _text, group in itertools.groupby(looks, key=_said):
         first, *rest = group
         found.append(first)
         if rest:
             found.append(rest[-1] + (f" (the same {len(rest)} times since)" if len(rest) > 1 else ""))
     return found
+
+
+def _said(look: str) -> str:
+    """What a look says, without the time at its beginning."""
+    return DIFFERS.sub("", look.partition(" ")[2])
 
 
 def _counts(counts: dict[str, int]) -> str:

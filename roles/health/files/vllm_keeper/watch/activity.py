@@ -5,8 +5,12 @@
 
 A process counts as active when it has used a CPU for a tenth of the time, or one of its threads is runnable (it waits
 for a CPU that others have) or waits for a disk. A deadlocked one is none of these. But one that waits for another by
-spinning is: vLLM's workers do so all the time, and a CUDA synchronisation does. So activity proves nothing, it only
-buys time; and where one of them is stopped (SIGSTOP, a debugger), none of the others can go on, however they spin.
+spinning is, as vLLM's workers do all the time. So activity proves nothing, it only buys time; and where one of them is
+stopped (SIGSTOP, a debugger), none of the others can go on, however they spin.
+
+Nor does it prove anything that all are idle: who waits for a GPU sleeps. (vLLM 0.32 with one H100: while a kernel ran
+that did not end, all 120 threads of its engine slept and used 0.03 of a core.) So a long step of a GPU looks like a
+hang from here, and how long such steps take has to be known: vllm_keeper.watch.steps.
 """
 
 from __future__ import annotations

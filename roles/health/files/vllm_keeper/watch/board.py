@@ -31,7 +31,8 @@ SERVING = ("healthy", "busy")
 @dataclass(frozen=True)
 class Shown:
     """One instance. since: when this verdict came (seconds of the boot clock). drained: by somebody's wish. mute: it
-    does not answer just now, and what that means is not known yet.
+    does not answer just now, and what that means is not known yet. longest, longest_idle: seconds that a step of recent
+    work took, and that its processes were idle in one.
     """
 
     verdict: str = "unknown"
@@ -45,6 +46,7 @@ class Shown:
     stalled: float = 0.0
     limit: float = 0.0
     longest: float = 0.0
+    longest_idle: float = 0.0
     canaries: Mapping[str, int] = field(default_factory=dict)
     canary_seconds: float = 0.0
     running: float = 0.0

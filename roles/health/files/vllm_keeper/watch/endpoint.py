@@ -108,7 +108,12 @@ def metrics(all_shown: dict[str, Shown], host: Mapping[str, tuple[str, str]] | N
     gauge("look_age_seconds", "How long ago it was looked at.", {n: max(0.0, at - s.looked) for n, s in shown})
     gauge("drained", "Whether somebody drained it.", {n: float(bool(s.drained)) for n, s in shown})
     gauge("stalled_seconds", "How long work has been waiting without progress.", {n: s.stalled for n, s in shown})
-    gauge("longest_step_seconds", "The longest step that it ever took.", {n: s.longest for n, s in shown})
+    gauge("longest_step_seconds", "The longest step of recent work.", {n: s.longest for n, s in shown})
+    gauge(
+        "longest_idle_step_seconds",
+        "The longest that its processes were idle in a step of recent work; the limit of a hang grows with it.",
+        {n: s.longest_idle for n, s in shown},
+    )
     gauge("requests_running", "Requests that run, by vLLM's own count.", {n: s.running for n, s in shown})
     gauge("requests_waiting", "Requests that wait, by vLLM's own count.", {n: s.waiting for n, s in shown})
     by("canaries_total", "outcome", "counter", "Canaries by outcome.", {n: dict(s.canaries) for n, s in shown})

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from vllm_keeper import wholefile
-from vllm_keeper.watch.judgement import LONGEST
+from vllm_keeper.watch import steps as steps_
+from vllm_keeper.watch.steps import NO_STEPS, Steps
 
-VERSION = 1
+VERSION = 2
 KEEP = 20  # incidents
 SUFFIX = ".watch"  # not .json: those are histories, one an instance
 
@@ -46,21 +47,18 @@ class Incident:
 
 @dataclass
 class Book:
-    """longest: the longest step that this configuration ever took, in seconds."""
+    """steps: the longest ones of this configuration's recent work; since seconds since 1970."""
 
-    longest: float = 0.0
+    steps: Steps = NO_STEPS
     incidents: list[Incident] = field(default_factory=list)
 
 
 def load(directory: Path, name: str) -> Book:
     try:
         data = json.loads((directory / f"{name}{SUFFIX}").read_text(encoding="utf-8"))
-        if data["version"] != VERSION:
-            return Book()
-        longest = float(data["longest"])
-        # What no server took is no step: limits must not grow beyond reason by a file that somebody changed.
-        longest = min(longest, LONGEST) if longest >= 0 else 0.0
-        return Book(longest, [Incident(**one) for one in data["incidents"]])
+        # Version 1 knew one longest step and not when it was: that is forgotten.
+        known = {1: Steps, VERSION: lambda: steps_.parse(data["steps"])}[data["version"]]()
+        return Book(known, [Incident(**one) for one in data["incidents"]])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return Book()
 
@@ -68,7 +66,7 @@ def load(directory: Path, name: str) -> Book:
 def save(directory: Path, name: str, book: Book) -> None:
     """Raises OSError. Replaced in one step."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data: dict[str, Any] = {"version": VERSION, "longest": book.longest}
+    data: dict[str, Any] = {"version": VERSION, "steps": steps_.dump(book.steps)}
     data["incidents"] = [asdict(one) for one in book.incidents[-KEEP:]]
     wholefile.write(directory / f"{name}{SUFFIX}", json.dumps(data, indent=1) + "\n")
 

@@ -5,7 +5,12 @@
 
 A hang is believed when work is outstanding and nothing shows that it goes on: requests run or wait (or a canary does),
 no counter of the engine moves, and for `stall_after` no process of the engine uses or wants a CPU. While they do, the
-server may be in a long step, and gets `patience`. Both limits grow with the longest step that this server ever took.
+server may be in a long step, and gets `patience`.
+
+That they do not is no proof either: while a GPU computes, all threads of its engine sleep. So both limits grow with the
+longest steps of recent work (vllm_keeper.watch.steps), each with what is measured against it: `stall_after` with the
+longest stretch in which the processes were idle, `patience` with the whole step. A step that compiles uses a CPU, so it
+leaves the first limit alone.
 
 Time is counted look by look, and a look counts for MOST seconds at most: who was not looking (a suspended host, a
 keeper that got no CPU itself, a clock that jumped) has seen nothing, and holds nothing against the server.
@@ -20,9 +25,11 @@ from vllm_keeper import decision as d
 from vllm_keeper.clock import duration
 from vllm_keeper.watch.counters import Counters, Engine
 from vllm_keeper.watch.settings import WatchSettings
+from vllm_keeper.watch.steps import LONGEST, NO_STEP, NO_STEPS, Step, Steps
 
 MOST = 1.0  # seconds that one look counts for
-LONGEST = 20.0  # of steps: what took longer may have been a hang that went away by itself
+MOST_WORK = 120.0  # the same of work: for so long glances see that it goes on, without a look
+WARM_UP = 60.0  # seconds of work in which a process does much for the first time, and the only one
 FAILURES = 3  # canaries in a row that were answered with an error of the server
 CONFIRM = 2  # looks that must agree before an answer of /health other than 200, or that there is none, is believed
 MUTE = 1.0  # seconds without an answer, after which nobody is sent to an API that does not want a CPU either
@@ -69,13 +76,25 @@ class Look:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Counted seconds: without progress, and without progress or activity."""
+    """Counted seconds: without progress, and without progress or activity. stillest: the most of those at a look that
+    saw the processes idle."""
 
     stalled: float = 0.0
     still: float = 0.0
+    stillest: float = 0.0
 
     def after(self, seconds: float, active: bool | None) -> Waiting:
-        return Waiting(self.stalled + seconds, 0.0 if active else self.still + seconds)
+        still = 0.0 if active else self.still + seconds
+        return Waiting(self.stalled + seconds, still, max(self.stillest, still) if active is False else self.stillest)
+
+    def step(self, warm: bool) -> Step:
+        """What it was, once there is progress.
+
+        Most steps end before anybody looks whether processes are active. Of a warm server those count as idle: a limit
+        that is too long kills nobody. During the warm-up they do not: most of what is slow then compiles.
+        """
+        idle = max(self.stillest, self.still) if warm else self.stillest
+        return NO_STEP if self.stalled > LONGEST else Step(self.stalled, idle)
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,9 @@ class Memory:
     waits: Mapping[str, Waiting] = field(default_factory=dict)  # by engine, and of the canary
     silent: Waiting = Waiting()  # of the API
     unanswered: int = 0  # looks in a row
-    longest: float = 0.0  # step
+    steps: Steps = NO_STEPS  # of this configuration, also by processes before this one
+    worked: float = 0.0  # seconds of work that this process was seen to do, up to WARM_UP
+    first: Step = NO_STEP  # the longest of its warm-up
     progress_at: float | None = None
     canary_seen: float | None = None
     canary_failures: int = 0
@@ -121,7 +142,7 @@ def judge(memory: Memory, look: Look, settings: WatchSettings) -> tuple[Memory, 
         before = d.Decision("starting", d.NONE, f"its main process is awaited ({look.process.detail})")
     if before is not None:
         # Whatever was counted belongs to a server that is not to be judged now.
-        rest = Memory(pid=look.pid, at=look.at, longest=memory.longest)
+        rest = Memory(pid=look.pid, at=look.at, steps=memory.steps)
         return rest, Judgement(before.verdict, before.action, before.reason)
     memory = _count(memory, look)
     judgement = _decide(memory, look, settings)
@@ -133,14 +154,14 @@ def _of_this_process(memory: Memory, look: Look) -> Memory:
     if memory.pid == look.pid and memory.at is not None:
         return memory
     # What a step may take is known of the model, not of the process.
-    return Memory(pid=look.pid, at=look.at, longest=memory.longest, progress_at=look.at)
+    return Memory(pid=look.pid, at=look.at, steps=memory.steps, progress_at=look.at)
 
 
 def _count(memory: Memory, look: Look) -> Memory:
     spent = min(MOST, max(0.0, look.at - (look.at if memory.at is None else memory.at)))
     answered = look.metrics or (look.health is not None and look.health.kind in ("ok", "status"))
     silent = Waiting() if answered else memory.silent.after(_unanswered(memory, look, spent), look.api_active)
-    waits, progressed, longest = _waits(memory, look, spent, answered)
+    waits, progressed, step = _waits(memory, look, spent, answered)
     news = look.canary
     new_canary = news.done is not None and news.done != memory.canary_seen
     failures = memory.canary_failures
@@ -148,18 +169,32 @@ def _count(memory: Memory, look: Look) -> Memory:
         failures = 0 if news.kind == "ok" or news.refused else failures + (news.kind in ("status", "broken"))
     unwell = look.health is not None and look.health.kind == "status"
     return replace(
-        memory,
+        _learned(memory, look, progressed, step),
         at=look.at,
         engines=memory.engines if look.counters is None else dict(look.counters.engines),
         waits=waits,
         silent=silent,
         unanswered=0 if answered else memory.unanswered + 1,
-        longest=longest,
         progress_at=look.at if progressed else memory.progress_at,
         canary_seen=news.done if new_canary else memory.canary_seen,
         canary_failures=0 if progressed and not new_canary else failures,
         unwell=memory.unwell + 1 if unwell else 0,
     )
+
+
+def _learned(memory: Memory, look: Look, progressed: bool, step: Step) -> Memory:
+    """What is known of steps once there was progress, the longest of which was STEP."""
+    works = progressed and look.counters is not None and any(one.has_work for one in look.counters.engines.values())
+    worked = min(MOST_WORK, max(0.0, look.at - (look.at if memory.at is None else memory.at))) if works else 0.0
+    if step == NO_STEP:
+        counts, first = step, memory.first
+    elif memory.worked < WARM_UP:
+        # What is done for the first time comes once; steps that are as long by nature come again.
+        counts, first = step.shorter(memory.first), step.longer(memory.first)
+    else:
+        counts, first = step, memory.first
+    steps = memory.steps.after(look.at, worked, counts)
+    return replace(memory, steps=steps, first=first, worked=min(WARM_UP, memory.worked + worked))
 
 
 def _unanswered(memory: Memory, look: Look, spent: float) -> float:
@@ -169,16 +204,16 @@ def _unanswered(memory: Memory, look: Look, spent: float) -> float:
     return min(spent, max(0.0, look.at - look.begun))
 
 
-def _waits(memory: Memory, look: Look, spent: float, answered: bool) -> tuple[dict[str, Waiting], bool, float]:
-    """(waiting of each engine that has work, whether anything progressed, the longest step)"""
+def _waits(memory: Memory, look: Look, spent: float, answered: bool) -> tuple[dict[str, Waiting], bool, Step]:
+    """(waiting of each engine that has work, whether anything progressed, the longest step that ended)"""
     news = look.canary
     canary_answered = news.done is not None and news.done != memory.canary_seen and news.kind == "ok"
     if not answered:
         # Nothing is known of the engines while the API says nothing: that has a limit of its own.
-        return dict(memory.waits), canary_answered, memory.longest
+        return dict(memory.waits), canary_answered, NO_STEP
     engines = memory.engines if look.counters is None else look.counters.engines
     waits: dict[str, Waiting] = {}
-    progressed, longest = canary_answered, memory.longest
+    progressed, step = canary_answered, NO_STEP
     for name, engine in engines.items():
         known = memory.engines.get(name)
         moved = look.counters is not None and (known is None or known.moved != engine.moved)
@@ -186,8 +221,8 @@ def _waits(memory: Memory, look: Look, spent: float, answered: bool) -> tuple[di
         progressed_here = moved or canary_answered
         if progressed_here:
             progressed = True
-            if waited is not None and waited.stalled <= LONGEST:
-                longest = max(longest, waited.stalled)
+            if waited is not None:
+                step = step.longer(waited.step(memory.worked >= WARM_UP))
             waited = Waiting()
         if look.counters is None:
             # Garbled: nothing to hold against it, and nothing to its credit.
@@ -202,7 +237,7 @@ def _waits(memory: Memory, look: Look, spent: float, answered: bool) -> tuple[di
         if waited is None:
             since = min(MOST, max(0.0, look.at - news.since))
             waits[CANARY] = Waiting(since, 0.0 if look.engine_active else since)
-    return waits, progressed, longest
+    return waits, progressed, step
 
 
 def _decide(memory: Memory, look: Look, settings: WatchSettings) -> Judgement:
@@ -244,8 +279,9 @@ def _refusing(memory: Memory, look: Look) -> Judgement | None:
 
 
 def _limits(memory: Memory, settings: WatchSettings) -> tuple[float, float]:
-    still = max(settings.stall_after, settings.stall_factor * memory.longest)
-    return still, max(settings.patience, settings.patience_factor * memory.longest, still)
+    longest = memory.steps.longest
+    still = max(settings.stall_after, settings.stall_factor * longest.idle)
+    return still, max(settings.patience, settings.patience_factor * longest.taken, still)
 
 
 def _silent(memory: Memory, look: Look, settings: WatchSettings) -> Judgement | None:
@@ -276,7 +312,7 @@ def _engines(memory: Memory, look: Look, settings: WatchSettings) -> Judgement:
     if worst.still > still and look.engine_active is False:
         why = (
             f"{what} and no progress for {worst.stalled:.1f} s, its processes idle for {worst.still:.1f} s "
-            f"(limit {still:.1f} s{_learned(memory, settings)})"
+            f"(limit {still:.1f} s{_stretched(memory, settings)})"
         )
         return Judgement("hung", d.KILL, why, stalled=worst.stalled, limit=still)
     if longest > patience:
@@ -310,9 +346,11 @@ def _work(name: str, memory: Memory, look: Look) -> str:
     return f"{engine.running:g} requests run and {engine.waiting:g} wait{several}"
 
 
-def _learned(memory: Memory, settings: WatchSettings) -> str:
-    learned = settings.stall_factor * memory.longest > settings.stall_after
-    return f", {settings.stall_factor:g} times the longest step of {duration(memory.longest)}" if learned else ""
+def _stretched(memory: Memory, settings: WatchSettings) -> str:
+    idle = memory.steps.longest.idle
+    if settings.stall_factor * idle <= settings.stall_after:
+        return ""
+    return f", {settings.stall_factor:g} times the {duration(idle)} that a step of recent work was idle"
 
 
 def _canary_due(memory: Memory, look: Look, settings: WatchSettings, judgement: Judgement) -> float | None:

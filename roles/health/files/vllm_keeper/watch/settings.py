@@ -35,8 +35,9 @@ class WatchSettings:
 
     interval: between two looks; doubt_interval: the same while progress is missing. timeout: for one answer of the API.
     stall_after: how long work may wait while neither a counter moves nor a process of the server uses or wants a CPU;
-    stall_factor: and at least so many times the longest step that was seen. patience, patience_factor: the same while
-    its processes are active. api_patience: how long an active API may leave us without an answer.
+    stall_factor: and at least so many times the longest that they did neither in a step of recent work. patience,
+    patience_factor: the same while its processes are active, by the longest step as a whole. api_patience: how long an
+    active API may leave us without an answer.
     """
 
     enabled: bool = True

@@ -85,7 +85,8 @@ class Watcher:
         self.canary = Canary(context.instance, context.server, self.family.wake, clock)
         self._workers, self._api = Activity(context.proc), Activity(context.proc)
         self.book = evidence.load(context.store.directory, self.name)
-        self.memory = Memory(longest=self.book.longest)
+        self.memory = Memory(steps=self.book.steps.moved(clock() - wall(), clock()))
+        self._saved_steps = self.memory.steps
         self._new = True  # whether it has not seen a process of the server yet
         self._process: d.Observation | None = None
         self._process_at = self._kin_at = float("-inf")
@@ -103,7 +104,6 @@ class Watcher:
         self._said = b""  # by /metrics, at the last whole look
         self._told = ""
         self._seen: deque[str] = deque(maxlen=LOOKS)
-        self._saved_longest = self.book.longest
         self._repairs: dict[str, int] = {}
         self._detection = self._recovery = (0, 0.0, 0.0)
 
@@ -542,8 +542,7 @@ class Watcher:
                 self._save()
             if self.ejector is not None:
                 self.ejector.come_back()
-        longest = self.memory.longest
-        if longest > self._saved_longest * 1.2 + 0.1:
+        if self.memory.steps.differs(self._saved_steps):
             self._save()
 
     def _count(self, verdict: str, seconds: float) -> None:
@@ -552,7 +551,8 @@ class Watcher:
         self._detection = (count + 1, total + seconds, seconds)
 
     def _save(self) -> None:
-        self.book.longest = self._saved_longest = self.memory.longest
+        self._saved_steps = self.memory.steps
+        self.book.steps = self._saved_steps.moved(self.wall() - self.clock(), self.wall())
         try:
             evidence.save(self.context.store.directory, self.name, self.book)
         except OSError as error:
@@ -592,7 +592,7 @@ class Watcher:
         self._seen.append(self.context.log.clean(", ".join(parts)))
 
     def _show(self, look: Look, judgement: Judgement) -> None:
-        counted = look.counters
+        counted, longest = look.counters, self.memory.steps.longest
         self.board.show(
             self.name,
             verdict=judgement.verdict,
@@ -603,7 +603,8 @@ class Watcher:
             mute=judgement.mute,
             stalled=round(judgement.stalled, 2),
             limit=round(judgement.limit, 2),
-            longest=round(self.memory.longest, 2),
+            longest=round(longest.taken, 2),
+            longest_idle=round(longest.idle, 2),
             canaries=dict(self.canary.sent),
             canary_seconds=round(self.canary.seconds, 3),
             running=0.0 if counted is None else counted.running,
