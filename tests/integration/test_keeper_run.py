@@ -69,16 +69,20 @@ class Rig:
         }
         (self.folder / "etc" / f"{NAME}.json").write_text(json.dumps(settings))
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, program: Path = STANDIN, stdout: int | None = None) -> subprocess.Popen[bytes]:
+        """STDOUT: in place of the log, where stderr goes too."""
         command = [
             sys.executable, "-m", "vllm_keeper", "--config-dir", str(self.folder / "etc"),
             "--state-dir", str(self.folder / "var"), "run", NAME, *options,
-            "--", str(STANDIN), "serve", "--config", str(self.vllm),
+            "--", str(program), "serve", "--config", str(self.vllm),
         ]  # fmt: skip
         standin = {"STANDIN_START_SECONDS": "0.2", "STANDIN_STEP_SECONDS": "0.1"}
         environment = {**os.environ, **standin, "PYTHONPATH": str(ROOT / "roles/health/files")}
         with self.log.open("ab") as log:
-            self.runner = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            where = log.fileno() if stdout is None else stdout
+            self.runner = subprocess.Popen(
+                command, env=environment, stdout=where, stderr=subprocess.STDOUT, start_new_session=True
+            )
         self.sessions.add(self.runner.pid)
         return self.runner
 
@@ -274,6 +278,26 @@ def test_a_second_runner_of_the_same_instance_is_refused(rig: Rig) -> None:
     assert second.returncode != 0
     assert "run already" in second.stderr
     assert rig.phase == "running"
+
+
+@pytest.mark.parametrize("way", ["a pipe", "its own log"])
+def test_the_runner_s_words_are_no_part_of_a_server_s_progress_bar(rig: Rig, tmp_path: Path, way: str) -> None:
+    """As vLLM's tqdm writes it: a return at its beginning, and no new line."""
+    own = tmp_path / "own.log"
+    server = tmp_path / "vllm"
+    server.write_text(f"#!/bin/sh\nprintf '\\rLoading:  25%%'\nexec {STANDIN} \"$@\"\n")
+    server.chmod(0o755)
+    runner = rig.start(*(["--log", str(own)] if way == "its own log" else []), program=server, stdout=subprocess.PIPE)
+    rig.ready()
+    runner.send_signal(signal.SIGTERM)
+    shown, _none = runner.communicate(timeout=20)
+    assert b"\rLoading:  25%" in shown
+    words = [line for line in shown.splitlines() if b"vllm-keeper run:" in line]
+    assert words, shown
+    assert all(line.startswith(b"vllm-keeper run:") for line in words), shown
+    if way == "its own log":
+        assert own.read_bytes() == shown
+        assert b"\n\n" not in shown, "it is known where a line ends"
 
 
 def test_its_own_log_is_rotated(rig: Rig) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import pty
+import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 from vllm_keeper import logfile
+from vllm_keeper.log import MARK
 
 
 @given(hs.lists(hs.text("ab \r", max_size=9), max_size=30), hs.integers(0, 40), hs.integers(1, 20))
@@ -80,3 +83,91 @@ def test_a_held_terminal_holds_nobody_up() -> None:
     finally:
         os.close(outer)
         os.close(inner)
+
+
+# --- our words beside a server's ------------------------------------------------------------------------------
+
+BAR = b"Loading safetensors checkpoint shards:  25% Completed | 1/4"
+
+
+def program(body: str, *, stdout: int | None = subprocess.PIPE, arguments: tuple[str, ...] = ()) -> bytes:
+    """What a process of its own has printed, stdout and stderr into one, which that process and its children share."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os, pathlib, sys\n{body}", *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(sys.path)},
+        stdout=stdout, stderr=subprocess.STDOUT, check=True, timeout=20,
+    )  # fmt: skip
+    return done.stdout or b""
+
+
+TEE = """
+from vllm_keeper.log import MARK, Log
+from vllm_keeper.logfile import LogFile, tee
+log = Log("run", journal="/nowhere")
+writer = tee(LogFile(pathlib.Path(sys.argv[1]), 1 << 20, 1))
+log.mark = MARK.decode()
+for number, piece in enumerate(sys.argv[2:]):
+    os.write(1, os.fsencode(piece))
+    log.notice(f"word {number}")
+os.write(2, b"last")
+os.close(1), os.close(2)
+os.waitpid(writer, 0)
+"""
+
+
+def in_lines(pieces: list[bytes]) -> bytes:
+    """A server's pieces, with a word of ours after each."""
+    found = b""
+    for number, piece in enumerate(pieces):
+        found += piece
+        found += (b"" if not found or found.endswith(b"\n") else b"\n") + f"vllm-keeper run: word {number}\n".encode()
+    return found
+
+
+def test_our_words_are_lines_of_their_own_on_the_terminal_and_in_the_file(tmp_path: Path) -> None:
+    pieces = ["", f"\r{BAR.decode()}", "", "\n", "whole\n", "half"]
+    shown = program(TEE, arguments=(str(tmp_path / "q.log"), *pieces))
+    assert shown == in_lines([piece.encode() for piece in pieces]) + b"last"
+    assert (tmp_path / "q.log").read_bytes() == shown
+
+
+@given(pieces=hs.lists(hs.text("ab\r\n", max_size=5).map(str.encode), max_size=9), cuts=hs.lists(hs.integers(0, 200)))
+def test_law_our_words_are_lines_of_their_own_however_it_is_read(pieces: list[bytes], cuts: list[int]) -> None:
+    """In the order in which they came, and nothing of the server is lost."""
+    sent = b"".join(piece + MARK + f"vllm-keeper run: word {number}\n".encode() for number, piece in enumerate(pieces))
+    places = [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]
+    shown, ended = b"", True
+    for begin, end in zip(places, places[1:]):
+        shown += logfile.in_lines(sent[begin:end], ended)
+        ended = shown.endswith(b"\n") if shown else ended
+    assert shown == in_lines(pieces)
+
+
+SHARED = """
+from vllm_keeper.log import Log
+log = Log("run", journal="/nowhere")
+log.notice("before there is a server")
+log.shared = True
+for piece in sys.argv[1:]:
+    os.write(2, os.fsencode(piece))
+    log.notice("a word")
+log.result("a result")
+"""
+
+
+def test_into_a_pipe_each_of_our_words_begins_a_line_though_nobody_knows_where_the_server_is() -> None:
+    shown = program(SHARED, arguments=(f"\r{BAR.decode()}", "\n"))
+    assert shown == (
+        b"vllm-keeper run: before there is a server\n\r" + BAR + b"\nvllm-keeper run: a word\n"
+        b"\n\nvllm-keeper run: a word\n\na result\n"
+    )
+
+
+def test_into_a_file_there_is_no_line_without_words(tmp_path: Path) -> None:
+    path = tmp_path / "server.log"
+    with path.open("ab") as file:
+        program(SHARED, stdout=file.fileno(), arguments=(f"\r{BAR.decode()}", "\n", "whole\n"))
+    assert path.read_bytes() == (
+        b"vllm-keeper run: before there is a server\n\r" + BAR + b"\nvllm-keeper run: a word\n"
+        b"\nvllm-keeper run: a word\nwhole\nvllm-keeper run: a word\na result\n"
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Iterable
@@ -18,11 +19,14 @@ from collections.abc import Iterable
 JOURNAL = "/run/systemd/journal/socket"
 PRIORITIES = {"error": 3, "warning": 4, "notice": 5, "info": 6}
 HIDDEN = "***"
+MARK = b"\x1e"  # begins a line of ours for who writes the lines of several and knows where each is: logfile.tee
 
 
 class Log:
     def __init__(self, verb: str, journal: str = JOURNAL) -> None:
         self.verb, self.instance, self.unit = verb, "", ""
+        self.mark = ""
+        self.shared = False  # whether a server writes into the same streams, maybe half a line
         self._journal = journal
         self._secrets: list[str] = []
 
@@ -51,17 +55,25 @@ class Log:
         """The one line that a verb is run for: always on stdout."""
         text = self.clean(text)
         self._send(level, text)
-        print(text, flush=True)
+        print(f"{self._fresh(1)}{text}", flush=True)
 
     def _say(self, level: str, text: str) -> None:
         text = self.clean(text)
         sent = self._send(level, text)
         if _stderr_is_journal():
             if not sent:
-                print(f"<{PRIORITIES[level]}>{text}", file=sys.stderr, flush=True)
+                print(f"{self._fresh(2)}<{PRIORITIES[level]}>{text}", file=sys.stderr, flush=True)
         else:
             where = f"{self.instance}: " if self.instance else ""
-            print(f"vllm-keeper {self.verb}: {where}{text}", file=sys.stderr, flush=True)
+            print(f"{self._fresh(2)}vllm-keeper {self.verb}: {where}{text}", file=sys.stderr, flush=True)
+
+    def _fresh(self, handle: int) -> str:
+        """What begins a line of ours. Into a pipe or a terminal nobody can look: better a line with nothing on it there
+        than ours at the end of a progress bar.
+        """
+        if self.mark:
+            return self.mark
+        return "\n" if self.shared and not _at_a_line_s_beginning(handle) else ""
 
     def _send(self, level: str, text: str) -> bool:
         fields = {
@@ -93,6 +105,20 @@ def encode(fields: dict[str, str]) -> bytes:
         else:
             out += key.encode() + b"=" + raw + b"\n"
     return out
+
+
+def _at_a_line_s_beginning(handle: int) -> bool:
+    """Of a file that is known; of a pipe or a terminal it never is."""
+    try:
+        seen = os.fstat(handle)
+        if not stat.S_ISREG(seen.st_mode) or not seen.st_size:
+            return stat.S_ISREG(seen.st_mode)
+        # The handle that was lent to us can only write.
+        with open(f"/proc/self/fd/{handle}", "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except OSError:
+        return False
 
 
 def _stderr_is_journal() -> bool:

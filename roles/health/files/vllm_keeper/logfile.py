@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_keeper.log import MARK
+
 CHUNK = 1 << 16
 PATIENCE = 0.5  # seconds that a terminal may take before its lines are left out
 
@@ -29,8 +31,9 @@ class LogFile:
 def tee(log: LogFile) -> int:
     """From now on what this process and its children print goes to the terminal and to the file.
 
-    Returns the pid of the process that writes. It ends when everybody who prints has ended, and no full disk or closed
-    terminal ever holds them up or ends them.
+    What log.MARK begins comes on a line of its own, also where a server has written half a line before. Returns the pid
+    of the process that writes. It ends when everybody who prints has ended, and no full disk or closed terminal ever
+    holds them up or ends them.
     """
     ours, theirs = os.pipe()
     sys.stdout.flush()
@@ -52,10 +55,23 @@ def tee(log: LogFile) -> int:
 
 
 def _copy(source: int, log: LogFile) -> None:
-    writer, terminal = Writer(log), Terminal()
+    writer, terminal, ended = Writer(log), Terminal(), True
     while chunk := os.read(source, CHUNK):
-        writer.write(chunk)
-        terminal.write(chunk)
+        lines = in_lines(chunk, ended)
+        ended = lines.endswith(b"\n") if lines else ended
+        writer.write(lines)
+        terminal.write(lines)
+
+
+def in_lines(chunk: bytes, ended: bool) -> bytes:
+    """With a new line in place of each mark that comes in the middle of one. ENDED: whether the last line had ended."""
+    first, *ours = chunk.split(MARK)
+    found = [first]
+    ended = first.endswith(b"\n") if first else ended
+    for piece in ours:
+        found += [piece] if ended else [b"\n", piece]
+        ended = not piece or piece.endswith(b"\n")
+    return b"".join(found)
 
 
 class Terminal:

@@ -28,6 +28,7 @@ from vllm_keeper import state as st
 from vllm_keeper.accounts import Account
 from vllm_keeper.clock import Moment
 from vllm_keeper.context import Context
+from vllm_keeper.log import MARK
 from vllm_keeper.logfile import LogFile, tee
 from vllm_keeper.verbs import ending, gate, ready
 
@@ -105,7 +106,10 @@ class _Runner:
         self.asked = False  # because somebody wants it, and not because the terminal went away
         self.heard = True  # the manager reads what we say
         self.done: dict[int, int] = {}  # pid -> wait status of children that ended
-        self.writer = 0 if wanted.log is None else tee(wanted.log)
+        self.writer = 0
+        if wanted.log is not None:
+            self.writer = tee(wanted.log)
+            context.log.mark = MARK.decode()
         before = runfile.read(context.instance.name)
         me = processes.read(os.getpid())
         born = me.born if me else 0
@@ -252,6 +256,8 @@ class _Runner:
 
     def _start(self) -> int:
         """The API's pid. What keeps it from being run is told by the child itself, as exit status 127."""
+        # From now on it may be in the middle of a line, a progress bar for one, whenever we say something.
+        self.context.log.shared = True
         pid = os.fork()
         if pid:
             if self.wanted.apart:  # here too: what is remembered of it must not depend on who is first
