@@ -285,14 +285,15 @@ def test_the_runner_s_words_are_no_part_of_a_server_s_progress_bar(rig: Rig, tmp
     """As vLLM's tqdm writes it: a return at its beginning, and no new line."""
     own = tmp_path / "own.log"
     server = tmp_path / "vllm"
-    server.write_text(f"#!/bin/sh\nprintf '\\rLoading:  25%%'\nexec {STANDIN} \"$@\"\n")
+    bar = "while sleep 0.02; do printf '\\rLoading:  25%%'; done &"
+    server.write_text(f'#!/bin/sh\n{bar}\nexec {STANDIN} "$@"\n')
     server.chmod(0o755)
     runner = rig.start(*(["--log", str(own)] if way == "its own log" else []), program=server, stdout=subprocess.PIPE)
     rig.ready()
     runner.send_signal(signal.SIGTERM)
     shown, _none = runner.communicate(timeout=20)
     assert b"\rLoading:  25%" in shown
-    words = [line for line in shown.splitlines() if b"vllm-keeper run:" in line]
+    words = [line for line in shown.split(b"\n") if b"vllm-keeper run:" in line]
     assert words, shown
     assert all(line.startswith(b"vllm-keeper run:") for line in words), shown
     if way == "its own log":

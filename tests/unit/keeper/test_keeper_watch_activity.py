@@ -16,25 +16,7 @@ from pathlib import Path
 import pytest
 from vllm_keeper.watch.activity import SHARE, TICK, Activity
 
-
-class Proc:
-    """As much of /proc as is read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def set(
-        self, pid: int, ticks: int = 0, state: str = "S", threads: str = "", name: str = "VLLM::EngineCore"
-    ) -> None:
-        """STATE: of its first thread; THREADS: of all others, a letter each."""
-        stat = (
-            f"{pid} ({name}) {{}} 1 1 1 0 -1 4194304 0 0 0 0 {ticks - ticks // 3} {ticks // 3} 0 0 20 0 1 0 100 0 0\n"
-        )
-        for number, letter in enumerate(state + threads):
-            task = self.folder / str(pid) / "task" / str(pid + number)
-            task.mkdir(parents=True, exist_ok=True)
-            (task / "stat").write_text(stat.format(letter))
-        (self.folder / str(pid) / "stat").write_text(stat.format(state))
+from tests.unit.keeper.support import Proc
 
 
 @pytest.fixture
