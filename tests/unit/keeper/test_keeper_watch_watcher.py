@@ -651,6 +651,31 @@ def test_an_api_that_is_slow_but_busy_is_given_its_time_for_each_answer(rig: Rig
     assert set(given[5:]) == {rig.watch().settings.timeout}, "once it could have been judged"
 
 
+def test_an_engine_that_waits_for_a_compiler_is_given_its_patience(rig: Rig) -> None:
+    """Its processes come one after the other, and none of them was there when they were listed."""
+    rig.serve()
+    rig.go(3)
+    rig.api.completion = None
+    watcher = rig.watch()
+    rig.go(10, lambda: watcher.memory.waits and watcher._workers._at is not None)
+    refresh = watcher.family.refresh
+    compiler = subprocess.Popen(["sh", "-c", "while :; do :; done"])
+
+    def listed() -> None:
+        refresh()
+        if compiler.poll() is None:
+            watcher.family.workers.append(compiler.pid)
+
+    watcher.family.refresh = listed  # type: ignore[method-assign]
+    try:
+        rig.go(watcher.settings.patience - 5)
+        assert (rig.manager.calls, rig.shown.verdict) == ([], "busy")
+    finally:
+        compiler.kill()
+        compiler.wait()
+    assert rig.go(60, lambda: rig.manager.calls) <= watcher.settings.stall_after + 0.4
+
+
 def test_the_steps_that_the_watcher_before_saw_hold(rig: Rig) -> None:
     since = rig.clock.wall - 60.0
     before = Steps((Bucket(since, 90.0, Step(6.0, 5.0)),))

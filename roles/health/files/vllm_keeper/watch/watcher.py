@@ -135,7 +135,11 @@ class Watcher:
         self._calm = False
         self._read_on()
         look = self.look(begun)
-        self.memory, judgement = judge(self.memory, look, self.settings)
+        memory, judgement = judge(self.memory, look, self.settings)
+        if judgement.action == d.KILL and look.engine_active is False and self._newcomers(begun):
+            look = replace(look, engine_active=True)
+            memory, judgement = judge(self.memory, look, self.settings)
+        self.memory = memory
         self._note(look, judgement)
         if judgement.action != d.START:
             self._idle_since = None
@@ -277,6 +281,15 @@ class Watcher:
         if doubt is not None and self._kin_at < doubt:
             return at - self._kin_at > KIN_AGAIN
         return at - self._kin_at > (KIN if self.family.engines and doubt is None else LOADING)
+
+    def _newcomers(self, at: float) -> bool:
+        """Whether the engines have begun a process since their processes were listed: while vLLM waits for a compiler,
+        that has a process of its own for each part of its work, and those are all that use a CPU.
+        """
+        known = set(self.family.workers)
+        self.family.refresh()
+        self._kin_at = at
+        return not known.issuperset(self.family.workers)
 
     def _in_place_of_hooks(self, at: float, pid: int, process: d.Observation, before: d.Decision | None) -> None:
         """Where nothing runs around a start: parks what is restarted in vain, and notices the first answer."""
