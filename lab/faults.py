@@ -97,10 +97,14 @@ class Subject:
 
     def pid_of(self, what: str) -> list[str]:
         """Pids of the "api", the "engine" or the "worker"."""
-        mark = {"api": "vllm serve", "engine": "VLLM::EngineCore", "worker": "VLLM::Worker"}[what]
-        found = [str(pid) for pid, title in client.processes(self.host).items() if mark in title]
+        found = self.pids(what)
         assert found, f"no {what} on {self.host}"
         return found
+
+    def pids(self, what: str) -> list[str]:
+        """The same, [] while there is none."""
+        mark = {"api": "vllm serve", "engine": "VLLM::EngineCore", "worker": "VLLM::Worker"}[what]
+        return [str(pid) for pid, title in client.processes(self.host).items() if mark in title]
 
     def signal(self, number: str, what: str) -> None:
         """Send a signal to all processes of a kind."""

@@ -17,6 +17,8 @@ START_SLACK = 30
 STOP_SLACK = 30
 # Seconds that requests may wait for a cache that comes from another host.
 KV_TRANSFER_STALL = 60
+# Options of a server on several hosts: its start rightly stands still until the others have come.
+SEVERAL_HOSTS = ("nnodes", "node-rank", "headless", "data-parallel-address", "data-parallel-external-lb")
 # vLLM's smaller numbers go first: the keeper's canary is not to wait behind a queue.
 BEFORE_USERS = -1000000
 # An ALB keeps idle connections 60 s and answers 502 when the server closed one first.
@@ -52,8 +54,12 @@ def keeper(served: Mapping[str, t.Any]) -> dict[str, dict[str, t.Any]]:
     """What the keeper's settings owe to how the instance is served; role health's own come over these."""
     waits_for_others = "kv-transfer-config" in served
     by_priority = served.get("scheduling-policy") == "priority"
+    starts_with_others = any(option in served for option in SEVERAL_HOSTS)
     return {
-        "watch": {"stall_after": KV_TRANSFER_STALL} if waits_for_others else {},
+        "watch": {
+            **({"stall_after": KV_TRANSFER_STALL} if waits_for_others else {}),
+            **({"start_stall_after": 0} if starts_with_others else {}),
+        },
         "canary": {"priority": BEFORE_USERS} if by_priority else {},
     }
 

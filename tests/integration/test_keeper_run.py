@@ -47,6 +47,7 @@ class Rig:
         (folder / "secrets").write_text("SECRET_TOKEN='hunter2 and more'\n")
         self.keeper({})
         self.log = folder / "server.log"
+        self.stall = folder / "stall"  # while it is there, the next start stands still
         self.runner: subprocess.Popen[bytes] | None = None
         self.sessions: set[int] = set()
 
@@ -76,7 +77,7 @@ class Rig:
             "--state-dir", str(self.folder / "var"), "run", NAME, *options,
             "--", str(program), "serve", "--config", str(self.vllm),
         ]  # fmt: skip
-        standin = {"STANDIN_START_SECONDS": "0.2", "STANDIN_STEP_SECONDS": "0.1"}
+        standin = {"STANDIN_START_SECONDS": "0.2", "STANDIN_STEP_SECONDS": "0.1", "STANDIN_STALL": str(self.stall)}
         environment = {**os.environ, **standin, "PYTHONPATH": str(ROOT / "roles/health/files")}
         with self.log.open("ab") as log:
             where = log.fileno() if stdout is None else stdout

@@ -29,6 +29,7 @@ SUPERVISORCTL = ROOT / "tests/standin/supervisorctl"
 KEY, SECRET = "sk-itest-5f0c1d", "hunter2 and more"
 LONG = 60.0  # for what takes a few seconds on a machine that has time
 PATIENCE = 4.0
+STALL = 3.0
 
 
 class Kept(Rig):
@@ -41,7 +42,7 @@ class Kept(Rig):
             {
                 "control": [str(SUPERVISORCTL)],
                 "gate": {"back_off": [0], "budget": 100, "jitter": 0},
-                "watch": {"patience": PATIENCE},
+                "watch": {"patience": PATIENCE, "start_stall_after": STALL},
             }
         )
         with socket.socket() as link:
@@ -150,6 +151,32 @@ def test_a_server_that_serves_is_told_to_everybody_and_left_alone(kept: Kept) ->
     # The canary knows the key, and is answered.
     until(lambda: re.search(r'canaries_total\{[^}]*outcome="ok"\} [1-9]', kept.get("/metrics")[1]), LONG)
     assert 'outcome="status"' not in kept.get("/metrics")[1]
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["deadlocked", "stopped"])
+def test_a_start_that_stands_still_is_ended_and_the_next_one_serves(kept: Kept, stopped: bool) -> None:
+    until(kept.serving, LONG)
+    before, known = kept.api, len(kept.incidents())
+    kept.stall.touch()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: kept.phase == "starting" and kept.api != before and not kept.stall.exists(), LONG)
+    api = kept.api
+    if stopped:
+        os.kill(api, signal.SIGSTOP)
+    until(lambda: not Path(f"/proc/{api}").exists(), LONG)
+    until(kept.serving, LONG)
+    until(lambda: kept.incidents()[-1]["served_again"] is not None, LONG)
+    dead, stalled = kept.incidents()[known:]
+    assert (dead["verdict"], dead["pid"]) == ("dead", before)
+    assert (stalled["verdict"], stalled["pid"]) == ("hung", api)
+    assert ("stopped by a signal" if stopped else "its start stands still") in stalled["reason"]
+    assert stalled["seconds"] >= STALL
+    # A failure with its reason, which the gate counts, and nobody's wish.
+    starts = kept.state()["starts"]
+    assert isinstance(starts, list)
+    ended = next(start for start in starts if start["pid"] == api)
+    assert (ended["end"], ended["reason"]) == ("repair", f"hung: {stalled['reason']}")
+    assert kept.state()["stopped"] is None
 
 
 @pytest.mark.parametrize(

@@ -134,10 +134,21 @@ def _stay() -> None:
         time.sleep(3600)
 
 
+def _stalls() -> bool:
+    """Whether this start is to stand still, as one does that waits for a lock or a peer that never comes."""
+    try:
+        os.unlink(os.environ.get("STANDIN_STALL") or "")
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def main() -> None:
     hold_on()
     api = Link.inherited(int(sys.argv[3]))
     _process, worker = spawn("VLLM::Worker", "worker")
+    if _stalls():
+        _stay()
     time.sleep(float(os.environ.get("STANDIN_START_SECONDS", "1")))
     if worker.receive() is None:
         sys.exit("RuntimeError: the worker did not start")

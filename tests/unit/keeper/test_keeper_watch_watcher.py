@@ -1112,3 +1112,100 @@ def test_evidence_that_cannot_be_kept_keeps_no_repair_from_being_done(
     rig.go(60, lambda: rig.manager.calls)
     assert rig.manager.calls == ["kill", "restart"]
     assert "what was seen cannot be kept" in capsys.readouterr().err
+
+
+# --- a start that stands still --------------------------------------------------------------------------------
+
+STALL = WatchSettings().start_stall_after
+
+
+def loads(rig: Rig) -> None:
+    """Its process has begun a moment ago, and nobody answers yet."""
+    rig.serve()
+    rig.manager.seen = replace(rig.manager.seen, phase=d.STARTING, detail="activating (start-post)", process_age=3.0)
+    rig.context.update(lambda state, _now: setattr(state.starts[-1], "ready_at", None))
+    for pid in (rig.pid, rig.engine):
+        real(lambda pid=pid: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "S")
+
+
+def killed(rig: Rig) -> bool:
+    return "kill" in rig.manager.calls
+
+
+def test_a_start_that_stands_still_is_killed_and_started_again(rig: Rig) -> None:
+    loads(rig)
+    seconds = rig.go(STALL + 30, until=lambda: killed(rig))
+    assert STALL < seconds < STALL + 10
+    assert rig.manager.calls == ["kill", "restart"]
+    (incident,) = rig.incidents
+    assert (incident.verdict, incident.action, incident.outcome) == ("hung", d.KILL, "killed, restart ordered")
+    assert "its start stands still: for 6" in incident.reason
+    assert "starting, no progress for" in told(rig)
+    intent = rig.context.state().intent
+    assert intent is not None
+    # So that it counts against the budget, with its reason.
+    assert (intent.kind, intent.reason.startswith("hung: its start stands still")) == ("repair", True)
+
+
+@pytest.mark.parametrize("part", ["api", "engine"])
+def test_a_start_with_a_stopped_process_is_not_waited_for_so_long(rig: Rig, part: str) -> None:
+    loads(rig)
+    rig.go(5)
+    halt(rig.pid if part == "api" else rig.engine)
+    assert rig.go(STALL, until=lambda: killed(rig)) < 15
+    assert "stopped by a signal for 1" in rig.incidents[0].reason
+
+
+def test_a_start_that_moves_now_and_then_has_its_whole_time(rig: Rig) -> None:
+    loads(rig)
+    signs = rig.watch()._vital_signs
+    look = signs.look
+    for _stretch in range(5):
+        rig.go(STALL - 15)
+        assert "nothing of it has moved for" in rig.shown.reason
+        signs.look = lambda *asked: replace(look(*asked), read=1e6)  # type: ignore[method-assign]
+        rig.go(0.5)
+        assert "nothing of it has moved for" not in rig.shown.reason
+        signs.look = look  # type: ignore[method-assign]
+    assert (rig.manager.calls, rig.incidents) == ([], [])
+
+
+def test_the_next_watcher_counts_anew_and_kills_it_all_the_same(rig: Rig) -> None:
+    loads(rig)
+    rig.go(STALL - 10)
+    rig.watch().close()
+    rig.watcher, rig.rest = None, iter(())
+    assert STALL < rig.go(STALL + 30, until=lambda: killed(rig)) < STALL + 10
+
+
+def test_a_dry_run_only_tells_of_it(rig: Rig) -> None:
+    rig.settle(dry_run=True)
+    loads(rig)
+    rig.go(STALL + 30)
+    assert (rig.manager.calls, [one.outcome for one in rig.incidents]) == ([], [DRY])
+
+
+def test_a_start_that_stands_still_waits_for_nobody_of_its_fleet(rig: Rig) -> None:
+    rig.settle(fleet=FleetSettings(url=f"{rig.context.instance.base_url}/fleet", limit=1))
+    rig.api.fleet = b'{"servers": [{"name": "a", "state": "down"}, {"name": "b", "state": "up"}]}'
+    loads(rig)
+    assert rig.go(STALL + 30, until=lambda: killed(rig)) < STALL + 10
+
+
+@pytest.mark.parametrize("when", ["stopped", "ready"])
+def test_what_happens_in_the_last_moment_counts(rig: Rig, when: str) -> None:
+    loads(rig)
+    watcher = rig.watch()
+    act = watcher._act
+
+    def meanwhile(*judged: Any) -> float:
+        if when == "ready":
+            now = rig.clock.now()
+            rig.context.update(lambda state, _now: setattr(state.starts[-1], "ready_at", now))
+        else:
+            rig.context.update(lambda state, now: setattr(state, "intent", st.Intent("stop", now)))
+        return act(*judged)
+
+    watcher._act = meanwhile  # type: ignore[method-assign]
+    rig.go(STALL + 5)
+    assert (rig.manager.calls, rig.incidents) == ([], [])

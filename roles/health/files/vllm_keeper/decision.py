@@ -276,6 +276,13 @@ def decide_before_probe(seen: Observation) -> Decision | None:
     return next((Decision(verdict, action, reason) for holds, verdict, action, reason in rules if holds), None)
 
 
+def loads(seen: Observation) -> bool:
+    """Whether its process is there, was never ready, and has time left to become so."""
+    before = decide_before_probe(seen)
+    starting = before is not None and before.verdict == "starting"
+    return starting and not seen.intent and seen.phase in (STARTING, RUNNING)
+
+
 @dataclass(frozen=True)
 class Health:
     """The outcome of all tries. kind: ok | status | refused | timeout | broken"""

@@ -494,6 +494,7 @@ def test_a_wrong_secret_is_not_shown(instance: dict[str, object]) -> None:
     [
         ({}, {"watch": {}, "canary": {}}),
         ({"kv_transfer_config": {"kv_role": "kv_both"}}, {"watch": {"stall_after": 60}, "canary": {}}),
+        ({"nnodes": 2, "node-rank": 1}, {"watch": {"start_stall_after": 0}, "canary": {}}),
         ({"scheduling-policy": "priority"}, {"watch": {}, "canary": {"priority": -1000000}}),
         ({"scheduling-policy": "fcfs"}, {"watch": {}, "canary": {}}),
     ],

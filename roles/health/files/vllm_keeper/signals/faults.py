@@ -146,6 +146,15 @@ class HostSignals:
             baseline = server.baseline
         return combine(readings, now - looked, baseline, reported, self.settings, self.table, pids)
 
+    def used(self, devices: Sequence[str] | None) -> int | None:
+        """Bytes in use on these GPUs; None where that is not told now. Never waits."""
+        latest, age = self.sampler.latest()
+        if latest is None or latest.state != gpu.OK or age > 2 * self.settings.interval + self.settings.deadline:
+            return None
+        memories = [one.memory for one in gpu.chosen(latest, devices).gpus]
+        known = [one.used for one in memories if one is not None]
+        return sum(known) if known and len(known) == len(memories) else None
+
     def forget(self, name: str) -> None:
         with self._lock:
             self._servers.pop(name, None)

@@ -37,7 +37,8 @@ class WatchSettings:
     stall_after: how long work may wait while neither a counter moves nor a process of the server uses or wants a CPU;
     stall_factor: and at least so many times the longest that they did neither in a step of recent work. patience,
     patience_factor: the same while its processes are active, by the longest step as a whole. api_patience: how long an
-    active API may leave us without an answer.
+    active API may leave us without an answer. start_stall_after: how long a start may stand
+    still until it is ended; 0 for as long as it likes.
     """
 
     enabled: bool = True
@@ -50,6 +51,7 @@ class WatchSettings:
     patience: float = 30.0
     patience_factor: float = 6.0
     api_patience: float = 30.0
+    start_stall_after: float = 60.0
     canary: CanarySettings = field(default_factory=CanarySettings)
 
 
@@ -66,6 +68,7 @@ def read(watch: Reader, canary: Reader) -> WatchSettings:
         patience=watch.number("patience", w.patience, 1, 86400),
         patience_factor=watch.number("patience_factor", w.patience_factor, 1, 100),
         api_patience=watch.number("api_patience", w.api_patience, 1, 86400),
+        start_stall_after=watch.number("start_stall_after", w.start_stall_after, 0, 86400),
         canary=CanarySettings(
             enabled=canary.flag("enabled", c.enabled),
             every=canary.number("every", c.every, 0.1, 3600),

@@ -35,6 +35,8 @@ from vllm_keeper.watch.canary import Canary
 from vllm_keeper.watch.eject import Ejector
 from vllm_keeper.watch.family import EVENTS, Family
 from vllm_keeper.watch.judgement import Judgement, Look, Memory, at_work, judge
+from vllm_keeper.watch.start_judgement import MOST, StartMemory, judge_start
+from vllm_keeper.watch.vital_signs import VitalSigns
 
 ASK_AGAIN = 600.0  # seconds until the manager is asked though nothing happened
 LOADING = 10.0  # the same while it loads
@@ -53,6 +55,7 @@ ENGINE_GRACE = 2.0  # for /health to say that a lost engine matters
 PROGRESSES = 2.5  # seconds: an idle server's canary makes progress every second
 FLEET_AGAIN = 2.0
 LOOKS = 40  # kept as evidence
+STANDS_STILL = 5.0  # seconds, from which on it is told of a start
 START_AFTER = 10.0  # seconds that it was seen idle
 REPAIR_PAUSE = 5.0  # after one was ordered, until another can be: managers take a moment to show it
 FAST = 0.05
@@ -84,6 +87,8 @@ class Watcher:
         self.family = Family(context.proc)
         self.canary = Canary(context.instance, context.server, self.family.wake, clock)
         self._workers, self._api = Activity(context.proc), Activity(context.proc)
+        self._vital_signs = VitalSigns(context.proc, self._gpu_memory)
+        self._start, self._start_locks = StartMemory(), False
         self.book = evidence.load(context.store.directory, self.name)
         self.memory = Memory(steps=self.book.steps.moved(clock() - wall(), clock()))
         self._saved_steps = self.memory.steps
@@ -140,6 +145,8 @@ class Watcher:
             look = replace(look, engine_active=True)
             memory, judgement = judge(self.memory, look, self.settings)
         self.memory = memory
+        loads = bool(look.pid) and d.loads(look.process)
+        judgement = self._judge_start(look, judgement, loads)
         self._note(look, judgement)
         if judgement.action != d.START:
             self._idle_since = None
@@ -156,7 +163,7 @@ class Watcher:
         well = judgement.verdict in ("healthy", "busy") and not judgement.canary and look.canary.since is None
         # Where it is out of its target groups, each whole look may try again to put it back.
         self._calm = well and self.family.held and (self.ejector is None or not self.ejector.out)
-        again = begun + self.settings.interval
+        again = begun + min(self.settings.interval, MOST if loads else self.settings.interval)
         if judgement.canary_due is not None and not judgement.canary:
             again = min(again, judgement.canary_due)  # when it is due, and not a look later
         return max(FAST, again - self.clock())
@@ -274,6 +281,27 @@ class Watcher:
             gpu_fault=fault.evidence if fault is not None else "",
             gpu_remedy=fault.remedy if fault is not None else "",
         )
+
+    def _judge_start(self, look: Look, judgement: Judgement, loads: bool) -> Judgement:
+        """The same, or that of a start that stands still."""
+        if not loads:
+            self._start, self._start_locks = StartMemory(), False
+            self._vital_signs.forget()
+            return judgement
+        signs = self._vital_signs.look(look.pid, self._start_locks)
+        self._start, found = judge_start(self._start, look.at, look.pid, signs, self.settings)
+        self._start_locks = found.locks
+        if found.reason:
+            limit = self.settings.start_stall_after
+            return Judgement("hung", d.KILL, found.reason, stalled=found.seconds, limit=limit)
+        if found.seconds < STANDS_STILL:
+            return judgement
+        lock = f", while another process has {signs.lock} open" if signs.lock else ""
+        reason = f"{judgement.reason}; nothing of it has moved for {duration(found.seconds)}{lock}"
+        return replace(judgement, reason=reason, stalled=found.seconds)
+
+    def _gpu_memory(self) -> int | None:
+        return None if self.gpus is None else self.gpus.used(self.context.instance.gpu.devices)
 
     def _kin_is_old(self, at: float) -> bool:
         """Each time all processes of the host are read: in doubt once, and not each second for twelve instances."""
@@ -477,7 +505,11 @@ class Watcher:
         self._show(look, judgement)
         if judgement.action == d.START:
             return None if self._idle_long(look) else self.settings.interval
-        if d.decide_before_probe(self._observe(self.clock(), fresh=True)) is not None:
+        now, loads = self._observe(self.clock(), fresh=True), d.loads(look.process)
+        if loads:
+            same = d.loads(now) and self.family.main is not None and self.family.main.pid == look.pid
+            return None if same else self.settings.doubt_interval  # a start serves nobody: no breaker
+        if d.decide_before_probe(now) is not None:
             return self.settings.doubt_interval  # something has happened meanwhile; the next look sees what
         if judgement.verdict in ("hung", "gpu_fault") and not self._may_act(look, judgement):
             return FLEET_AGAIN
