@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption driver faults rivals soak bench docs locks
+.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption driver faults nemesis rivals soak bench docs locks
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,9 @@ driver: ## NVIDIA's driver built on Debian 12 and 13, then changed under servers
 faults: ## every fault under every process manager, with real vLLM: writes docs/faults.md; an hour or more
 	@scripts/bootstrap lab
 	@python -m lab.conformance --write
+
+nemesis: converge ## random faults, several at once, while servers serve and start: five seeds of 15 steps; three hours
+	@scripts/step "Nemesis" "run the one command that the failure names" python -m lab.nemesis
 
 rivals: ## the keeper beside the source guide's recipe, fault by fault: writes docs/rivals.md; two hours
 	@scripts/bootstrap lab

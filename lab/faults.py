@@ -155,6 +155,66 @@ def stop_engine(subject: Subject) -> Seen:
     return _hangs(subject, "engine")
 
 
+MOMENTS = (3.0, 9.0, 20.0)  # seconds into a start
+STALLED = 25.0  # seconds that finding a stopped process, ending the start and ordering the next one may take
+
+
+def ordered_start(subject: Subject) -> tuple[float, set[int]]:
+    """(when a start was ordered, processes of before): of a server that is ended first, so that nothing is drained."""
+    before = subject.processes()
+    subject.on(f"kill -KILL {' '.join(map(str, before))} || true")
+    subject.keeper("resume", subject.name)
+    subject.keeper("restart", "--no-wait", subject.name)
+    began = time.monotonic()
+    appears(subject, "api", before)
+    return began, before
+
+
+def appears(subject: Subject, what: str, before: set[int], within: float = 120) -> None:
+    """Wait for a process of that kind that was not there before."""
+    client.wait_until(lambda: bool(set(map(int, subject.pids(what))) - before), within, f"a new {what}", 0.1)
+
+
+def _stalls(subject: Subject, what: str) -> Seen:
+    began, before = ordered_start(subject)
+    subject.serves_again(before)
+    start = time.monotonic() - began
+    took = []
+    for moment in MOMENTS:
+        began, before = ordered_start(subject)
+        time.sleep(max(0.0, began + moment - time.monotonic()))
+        # An engine or a worker may come later than that.
+        appears(subject, what, before)
+        hurt = subject.processes()
+        subject.signal("STOP", what)
+        stopped = time.monotonic()
+        subject.serves_again(before | hurt)
+        took.append(time.monotonic() - began)
+        incident = json.loads(subject.keeper("explain", "--json", subject.name))["incidents"][0]
+        assert "stopped by a signal" in incident["reason"], incident
+        assert took[-1] <= (stopped - began) + start * 1.5 + STALLED, f"{took[-1]:.0f} s, a start takes {start:.0f} s"
+    each = ", ".join(f"{seconds:.0f}" for seconds in took)
+    ratio = max(took) / start
+    return Seen(
+        max(took), f"since the start was ordered: {each} s; a start takes {start:.0f} s: {ratio:.1f} times that"
+    )
+
+
+def stall_api(subject: Subject) -> Seen:
+    """SIGSTOP of the API 3, 9 and 20 s into a start."""
+    return _stalls(subject, "api")
+
+
+def stall_engine(subject: Subject) -> Seen:
+    """SIGSTOP of the EngineCore 3, 9 and 20 s into a start, or once there is one."""
+    return _stalls(subject, "engine")
+
+
+def stall_worker(subject: Subject) -> Seen:
+    """SIGSTOP of the worker 3, 9 and 20 s into a start, or once there is one."""
+    return _stalls(subject, "worker")
+
+
 def restart_host(subject: Subject) -> Seen:
     """The host restarts: it starts on boot."""
     command = ["podman", "restart", "--time", "60", client.container(subject.host)]
@@ -329,8 +389,9 @@ def disk_full(subject: Subject) -> Seen:
 FAULTS: dict[str, Callable[[Subject], Seen]] = {
     function.__name__: function
     for function in (
-        kill_api, kill_engine, stop_api, stop_engine, stop_while_streaming, restart_twice, restart_daemon,
-        leftover_engine, bad_argument, model_missing, port_taken, disk_full, restart_host,
+        kill_api, kill_engine, stop_api, stop_engine, stall_api, stall_engine, stall_worker, stop_while_streaming,
+        restart_twice, restart_daemon, leftover_engine, bad_argument, model_missing, port_taken, disk_full,
+        restart_host,
     )
 }  # fmt: skip
 

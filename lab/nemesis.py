@@ -15,69 +15,22 @@ answered, there is one family of processes with nothing stopped, the keeper look
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from lab import client, faults
+from lab.labkit.story import Deed, Step, story
 
-PARTS = ("api", "engine", "worker", "keeper")
-SIGNALS = ("STOP", "KILL")
-START = 40.0  # seconds: about what a start takes, and so when it is hurt
 FINDS = 45.0  # systemd kills a stopped keeper after 20 s, and what is stopped in a start takes that 10 s more
 FIRST = 420.0  # for a lab that is found in whatever state
-
-
-@dataclass(frozen=True)
-class Deed:
-    """AFTER so many seconds since the deed before."""
-
-    after: float
-    host: str
-    part: str
-    signal: str
-
-    def __str__(self) -> str:
-        return f"+{self.after:.1f} s {self.signal} {self.part} on {self.host}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """restarted: the hosts whose start is ordered first."""
-
-    restarted: tuple[str, ...]
-    deeds: tuple[Deed, ...]
-
-    def __str__(self) -> str:
-        ordered = f"restart {' and '.join(self.restarted)}, " if self.restarted else ""
-        return ordered + ", ".join(map(str, self.deeds))
-
-
-def story(seed: int, steps: int, hosts: Sequence[str]) -> list[Step]:
-    """The same for the same seed, and a longer one begins like a shorter one."""
-    dice = random.Random(seed)
-    return [_step(dice, hosts) for _step_ in range(steps)]
-
-
-def _step(dice: random.Random, hosts: Sequence[str]) -> Step:
-    restarted = tuple(host for host in hosts if dice.random() < 0.4)
-    count = dice.choice((1, 1, 2, 3))
-    deeds = []
-    for number in range(count):
-        host = dice.choice(restarted or hosts)
-        # The first one may come at any moment of the start, those after it at about the same time or a while later.
-        longest = START if restarted and number == 0 else dice.choice((0.5, 10.0))
-        deeds.append(Deed(round(dice.uniform(0, longest), 1), host, dice.choice(PARTS), dice.choice(SIGNALS)))
-    return Step(restarted, tuple(deeds))
 
 
 def hurt(subject: faults.Subject, deed: Deed) -> str:
     """Do it; what was hurt. Of a start, a part may not be there yet or any more."""
     if deed.part == "keeper":
-        pids = subject.on("pgrep -f '[v]llm_keeper .*watch|[v]llm_keeper.*watch --listen' || true").split()
+        pids = subject.on("pgrep -f '[w]atch --listen' || true").split()
     else:
         pids = subject.pids(deed.part)
     if not pids:
@@ -144,13 +97,20 @@ def measured_start(subjects: Sequence[faults.Subject]) -> float:
 
 
 def run(
-    subjects: Sequence[faults.Subject], seed: int, steps: int, first: int = 1, say: Callable[[str], None] = print
+    subjects: Sequence[faults.Subject],
+    seed: int,
+    steps: int,
+    first: int = 1,
+    say: Callable[[str], None] = print,
+    start: float | None = None,
 ) -> list[float]:
-    """Seconds that each step took to be whole again. AssertionError with the seed and step to repeat."""
+    """Seconds that each step took to be whole again. START: what a start takes, None to measure it. AssertionError with
+    the seed and step to repeat."""
     whole(subjects, FIRST)
-    start = measured_start(subjects)
+    if start is None:
+        start = measured_start(subjects)
     within = 2 * start + FINDS
-    say(f"seed {seed}: a start takes {start:.0f} s here, so each step has {within:.0f} s")
+    say(f"seed {seed}: a start takes {start:.0f} s, so each step has {within:.0f} s")
     took = []
     for number, step in enumerate(story(seed, steps, [one.host for one in subjects]), 1):
         if number < first:

@@ -12,8 +12,11 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from lab import client
+from lab import client, faults, nemesis
 from lab.soak import soak
+
+NEMESIS = 1  # a seed
+START = 120.0  # seconds: what a start takes here while the other host starts too, on a bad day
 
 
 def test_a_server_that_is_only_busy_is_left_alone(lab: client.Lab, measured: Callable[[str], None]) -> None:
@@ -75,6 +78,13 @@ def test_a_hung_engine_is_found_in_seconds_though_health_says_200(
     assert told["watched"] is not None
     assert told["incidents"][0]["verdict"] == "hung", told["incidents"][0]
     assert told["incidents"][0]["looks"], "no evidence was kept"
+
+
+def test_random_faults_at_once_leave_both_hosts_whole(lab: client.Lab, measured: Callable[[str], None]) -> None:
+    """Three steps of `make nemesis`: what is stopped and killed while servers serve and while they start."""
+    subjects = [faults.Subject(host, "systemd") for host in lab.hosts]
+    took = nemesis.run(subjects, seed=NEMESIS, steps=3, start=START)
+    measured(f"nemesis, seed {NEMESIS}: whole after {', '.join(f'{seconds:.0f}' for seconds in took)} s")
 
 
 def test_an_ordered_stop_is_not_undone_by_the_keeper(lab: client.Lab) -> None:
