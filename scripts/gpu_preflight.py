@@ -53,13 +53,13 @@ def run(argv: list[str]) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def plan(checks: Any) -> dict[str, Any]:
+def plan(plans: Any) -> dict[str, Any]:
     """The source guide's instance, on this machine."""
     arguments = {"tensor-parallel-size": 1, "max-model-len": 1024, "gpu-memory-utilization": 0.95}
     instance = {
         "name": "qwen3vl", "port": 8000, "host": "::", "unit": "qwen3vl.service", "model": "Qwen/Qwen3-VL-8B-Instruct",
         "model_source": "hub", "model_path": "/nonexistent", "gpus": [0], "files": None, "limits": [],
-        "arguments": checks.arguments(arguments),
+        "arguments": plans.arguments(arguments),
     }  # fmt: skip
     return {
         "instances": [instance], "service_manager": "systemd", "service_user": "vllm", "supported": {}, "disk": [],
@@ -92,12 +92,12 @@ class Machine:
         (folder / "ansible_collections/steadfast").mkdir(parents=True)
         (folder / "ansible_collections/steadfast/vllm").symlink_to(ROOT)
         sys.path.insert(0, str(folder))
-        names = ("_gpu_checks", "_gpu_host", "_gpu_table", "_host", "_preflight")
+        names = ("_gpu_plan", "_gpu_host", "_gpu_table", "_host", "_preflight")
         where = "ansible_collections.steadfast.vllm.plugins.module_utils"
-        self.checks, self.gpu, self.table, self.host, self.preflight = (
+        self.plans, self.gpu, self.table, self.host, self.preflight = (
             importlib.import_module(f"{where}.{name}") for name in names
         )
-        self.wanted = plan(self.checks)
+        self.wanted = plan(self.plans)
 
     def findings(self) -> dict[str, Any]:
         seen = self.host.look(self.wanted, run)
@@ -116,7 +116,7 @@ def compare(machine: Machine, verdict: Verdict, before: dict[str, Any], child: s
     free, total = map(int, line)
     card, context = before["cards"][0], (before["cards"][0]["free"] or 0) - free
     verdict.told("memory of the card is what CUDA calls the whole of it", card["memory"] == total, f"{total} bytes")
-    fits = context <= machine.checks.CONTEXT
+    fits = context <= machine.plans.CONTEXT
     verdict.told("CUDA's own context fits into what is kept for it", fits, f"{context >> 20} MiB")
     device = next(iter(machine.gpu.gpus()), {"device": ""})["device"]
     known = machine.table.CARDS.get(device)

@@ -1,15 +1,14 @@
 # Copyright (c) 2026, steadfast.vllm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""GPU, driver and memory against the plan: checks of the preflight (private to this collection). Pure.
+"""GPU and driver against the plan: checks of the preflight (private to this collection). Pure.
 
-What is not known is not held against a host: before there is
-a driver, a card is known by its PCI device id or not at all.
+What is not known is not held against a host: before there is a driver, a card is known by its PCI device id or not at
+all.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import typing as t
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,69 +25,27 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._findings import (
     human,
     warning,
 )
+from ansible_collections.steadfast.vllm.plugins.module_utils._gpu_plan import (
+    CONTEXT,
+    GIB,
+    cards_of,
+    chosen,
+    config_of,
+    share_of,
+)
+from ansible_collections.steadfast.vllm.plugins.module_utils._memory_checks import memory, shares
 
-GIB = 2**30
-# What vLLM finds room for beside weights and cache: activations, CUDA graphs, buffers of NCCL. Below, a start is likely
-# to fail, and how much it takes only a start can tell.
-ROOM = 3 * GIB // 2
 # A server of vLLM has some 3 GiB of the host's memory to itself (measured on CPU with a tiny model), and the host some.
 HOST_MEMORY = 6 * GIB
-# CUDA's own context: 527 MiB on an H100 with driver 580, taken before vLLM looks at what is free.
-CONTEXT = 550 * 2**20
 OTHER_LOCK = "set vllm_lock_file to a lock of a vLLM that is built for"
-
-
-# Of the options of vllm serve, those that decide what it takes.
-SIZES = (
-    "tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size", "data-parallel-size-local", "max-model-len",
-)  # fmt: skip
-AMOUNTS = ("gpu-memory-utilization", "cpu-offload-gb", "kv-offloading-size")
-WORDS = ("dtype", "kv-cache-dtype", "quantization")
-
-
-def arguments(served: Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Those of the options of vllm serve that are judged here, as numbers and words; odd ones are left out."""
-    found: dict[str, t.Any] = {}
-    for name, value in served.items():
-        if name in WORDS:
-            found[name] = str(value)
-        elif name in SIZES + AMOUNTS and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                continue  # such as max-model-len: auto
-            if math.isfinite(number) and number >= 0:
-                found[name] = int(number) if name in SIZES else number
-    return found
 
 
 def _major(wanted: Wanted) -> int:
     return int(str(wanted["cuda"]).split(".", maxsplit=1)[0])
 
 
-def _cards(seen: Seen) -> list[dict[str, t.Any]]:
-    """As nvidia-smi tells them, else as their device ids do. memory, capability: None where it is not known."""
-    if seen["smi"] is not None and seen["smi"]["cards"]:
-        return list(seen["smi"]["cards"])
-    found = []
-    for index, device in enumerate(seen["gpus"]):
-        card = _gpu_table.CARDS.get(device["device"])
-        found.append(
-            {
-                "index": index,
-                "uuid": "",
-                "name": card.name if card else f"NVIDIA device 10de:{device['device']}",
-                "capability": card.capability if card else None,
-                "memory": card.memory if card else None,
-                "free": None,
-                "mig": False,
-            }
-        )
-    return found
-
-
 def gpu(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
-    cards = _cards(seen)
+    cards = cards_of(seen)
     place = f", an EC2 {seen['instance_type']}" if seen["instance_type"] else ""
     if not cards:
         if any(instance["gpus"] != [] for instance in wanted["instances"]):
@@ -129,7 +86,7 @@ def _dotted(numbers: Sequence[int]) -> str:
 def driver(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """The driver that will be there: the one that this run installs, else the one that runs."""
     # One that is asked for is judged without a GPU too: an image may be made on another machine.
-    if not (_cards(seen) or wanted["driver_version"]):
+    if not (cards_of(seen) or wanted["driver_version"]):
         return
     planned, loaded, told = wanted["driver_version"], seen["driver"], seen["smi"]
     version = planned or (loaded["version"] if loaded else "")
@@ -182,26 +139,9 @@ def _fitting(version: str) -> str:
     return str(max(runs)) if runs else f"{min(_gpu_table.DRIVERS)} or older"
 
 
-def chosen(instance: Mapping[str, t.Any], cards: Sequence[Mapping[str, t.Any]]) -> list[Mapping[str, t.Any]] | None:
-    """The cards that an instance may use; None where that cannot be told (a MIG slice, identifiers and no driver)."""
-    gpus = instance["gpus"]
-    if gpus is None:
-        return list(cards)
-    found: list[Mapping[str, t.Any]] = []
-    for one in gpus:
-        if isinstance(one, int):
-            match = [card for card in cards if card["index"] == one]
-        elif one.startswith("MIG-") or not any(card["uuid"] for card in cards):
-            return None
-        else:
-            match = [card for card in cards if card["uuid"].lower().startswith(one.lower())]
-        found += match[:1]
-    return found
-
-
 def devices(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """The GPUs that an instance names are there, and enough of them."""
-    cards = _cards(seen)
+    cards = cards_of(seen)
     if not cards:
         return
     for instance in wanted["instances"]:
@@ -228,18 +168,10 @@ def devices(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
             yield fine(check, f"{takes} of {len(found)}")
 
 
-def _config(instance: Mapping[str, t.Any], seen: Seen) -> tuple[Mapping[str, t.Any] | None, int]:
-    """(config.json, bytes of the weights): of the model on the host, else of a model that is known."""
-    model = seen["models"].get(instance["model_path"]) or {}
-    if model.get("content"):
-        return model["content"], 0 if model["absent"] else model["bytes"]
-    return _model_memory.known(instance["model"] or ""), 0
-
-
 def heads(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """vLLM splits a model by its attention heads."""
     for instance in wanted["instances"]:
-        config, _bytes = _config(instance, seen)
+        config, _bytes = config_of(instance, seen)
         tensor = int(instance["arguments"].get("tensor-parallel-size") or 1)
         count = _model_memory.shape(config).heads if config else None
         if count is None or tensor == 1:
@@ -260,7 +192,7 @@ def heads(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
 def precision(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """bfloat16 by name on a card that has none; vLLM takes float16 by itself where no dtype is asked for."""
     for instance in wanted["instances"]:
-        for card in chosen(instance, _cards(seen)) or ():
+        for card in chosen(instance, cards_of(seen)) or ():
             capability = card["capability"]
             asked = str(instance["arguments"].get("dtype") or "auto")
             if asked == "bfloat16" and capability and tuple(capability) < _gpu_table.BFLOAT16:
@@ -273,63 +205,12 @@ def precision(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
                 break
 
 
-def _share(instance: Mapping[str, t.Any]) -> float:
-    """Of each GPU's memory; vLLM's own where nothing is said."""
-    return float(instance["arguments"].get("gpu-memory-utilization") or 0.9)
-
-
-def memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
-    """Weights and the cache of one longest request against the share of the GPU that the instance may use."""
-    for instance in wanted["instances"]:
-        cards = chosen(instance, _cards(seen))
-        sizes = [card["memory"] for card in cards or () if not card["mig"]]
-        config, file_bytes = _config(instance, seen)
-        if not sizes or None in sizes or config is None:
-            continue
-        share = _share(instance)
-        tokens = int(instance["arguments"].get("max-model-len") or 0)
-        need = _model_memory.need(_model_memory.shape(config), file_bytes, instance["arguments"], tokens)
-        if need.weights is None:
-            continue
-        yield _fits(instance, min(sizes), share, tokens, need, bool(seen["instance_type"]))
-
-
-def _fits(
-    instance: Mapping[str, t.Any], total: int, share: float, tokens: int, need: _model_memory.Need, ec2: bool
-) -> Finding:
-    check, budget, weights = f"memory[{instance['name']}]", int(total * share), need.weights or 0
-    cache = need.kv or 0
-    parts = f"{human(weights)} of weights"
-    parts += "" if need.kv is None else f" and {human(cache)} of KV cache for one request of {tokens} tokens"
-    evidence = f"{parts} on each GPU, which gives {human(budget)} ({share:g} of {human(total)})"
-    short = weights + cache - budget
-    other = _gpu_table.ec2_with((weights + cache + ROOM) / share, gpus_wanted(instance["arguments"])) if ec2 else ""
-    ways = ["raise tensor_parallel_size"] if weights > budget // 2 else []
-    ways += ["lower max_model_len"] if cache > max(short, 0) and cache > GIB // 4 else []
-    ways += ["raise gpu_memory_utilization"] if short < total - budget else []
-    ways += [
-        "take a smaller or quantized model",
-        f"use a larger GPU{f', such as that of an EC2 {other}' if other else ''}",
-    ]
-    fix = "; or ".join(ways)
-    if short > 0:
-        return error(check, f"the model does not fit into the GPU's memory, by {human(short)}", evidence, fix)
-    if -short < ROOM:
-        return warning(
-            check,
-            f"{human(-short)} are left for all else that vLLM keeps there, and it is likely to want {human(ROOM)}",
-            evidence,
-            fix,
-        )
-    return fine(check, evidence)
-
-
 def held(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """vLLM refuses to start where others hold what it is to have."""
     if seen["smi"] is None:
         return
     for instance in wanted["instances"]:
-        share = _share(instance)
+        share = share_of(instance)
         for card in chosen(instance, seen["smi"]["cards"]) or ():
             if card["mig"] or card["memory"] is None or card["free"] is None:
                 continue
@@ -362,7 +243,7 @@ def _held(name: str, share: float, card: Mapping[str, t.Any], here: Sequence[Map
 
 def together(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
     """Several GPUs for one instance: what makes NCCL slow, or hang."""
-    cards = _cards(seen)
+    cards = cards_of(seen)
     for instance in wanted["instances"]:
         found = chosen(instance, cards) or []
         if gpus_wanted(instance["arguments"]) < 2 or len(found) < 2:
@@ -412,7 +293,7 @@ def host_memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         yield fine("host_memory", f"{human(total)} in all")
 
 
-ON_GPUS: tuple[Check, ...] = (gpu, driver, devices, precision, memory, held, together, host_memory)
+ON_GPUS: tuple[Check, ...] = (gpu, driver, devices, precision, memory, shares, held, together, host_memory)
 
 
 def on_gpus(wanted: Wanted, seen: Seen) -> Iterator[Finding]:

@@ -252,6 +252,7 @@ def model(path: str, user: str) -> dict[str, t.Any]:
         "unreadable": [],
         "config": "missing",
         "content": None,
+        "pictures": {},
         "weights": [],
         "absent": [],
         "bytes": 0,
@@ -276,6 +277,7 @@ def _inside(folder: Path, user: str) -> dict[str, t.Any]:
         "bytes": sum(item.stat().st_size for item in weights),
         "config": state,
         "content": content,
+        "pictures": pictures(folder),
         "absent": absent_shards(folder),
         "unreadable": unreadable([str(item) for item in read], user),
     }
@@ -293,6 +295,22 @@ def config_of(folder: Path) -> tuple[str, dict[str, t.Any] | None]:
     except (OSError, ValueError) as failure:
         return " ".join(str(failure).split()), None
     return ("ok", content) if isinstance(content, dict) else ("not a JSON object", None)
+
+
+def pictures(folder: Path) -> dict[str, int]:
+    """Pixels of the largest picture and video that the model's preprocessors make; what they do not say is left out.
+
+    Read is Qwen3-VL's way of saying it: `size: {longest_edge: pixels}`.
+    """
+    found: dict[str, int] = {}
+    for kind, name in (("image", "preprocessor_config.json"), ("video", "video_preprocessor_config.json")):
+        try:
+            edge = json.loads((folder / name).read_text(encoding="utf-8"))["size"]["longest_edge"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if isinstance(edge, int) and not isinstance(edge, bool) and edge > 0:
+            found[kind] = edge
+    return found
 
 
 def absent_shards(folder: Path) -> list[str]:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a model takes of a GPU's memory, from its config.json (private to this collection). Pure.
 
-Lower bounds only: weights and the KV cache of one request of the longest length. What vLLM takes beside them
-(activations, CUDA graphs, buffers) it finds out by trying, and so do we not. docs/preflight.md has the formulas.
+Weights, the KV cache of one request of the longest length, and the shape from which _vllm_memory.py estimates what
+vLLM takes beside them. docs/preflight.md has the formulas.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import typing as t
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from ansible_collections.steadfast.vllm.plugins.module_utils import _vllm_memory
 
 GIB = 2**30
 DTYPES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
@@ -40,7 +42,8 @@ QWEN3_VL: dict[str, tuple[dict[str, t.Any], dict[str, t.Any], bool]] = {
         False,
     ),
 }
-TEXT = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "dtype": "bfloat16"}
+TEXT = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "dtype": "bfloat16",
+        "max_position_embeddings": 262144}  # fmt: skip
 VISION = {"patch_size": 16, "temporal_patch_size": 2, "in_channels": 3, "spatial_merge_size": 2,
           "num_position_embeddings": 2304, "deepstack_visual_indexes": [5, 11, 17]}  # fmt: skip
 
@@ -54,6 +57,7 @@ class Shape:
     kv_bytes: int | None  # of one token, both keys and values, at two bytes each, over all layers and heads
     parameters: int | None
     dtype_bytes: int
+    network: _vllm_memory.Network | None = None  # for what vLLM takes beside weights and cache
 
 
 def known(model: str) -> dict[str, t.Any] | None:
@@ -82,7 +86,8 @@ def shape(config: Mapping[str, t.Any]) -> Shape:
     if layers and kv_heads and head_dim and _plain_attention(text):
         kv_bytes = 2 * 2 * layers * kv_heads * head_dim
     dtype = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
-    return Shape(heads, kv_heads, kv_bytes, _parameters(config, text), DTYPES.get(str(dtype), 2))
+    network = _network(config, text, head_dim)
+    return Shape(heads, kv_heads, kv_bytes, _parameters(config, text), DTYPES.get(str(dtype), 2), network)
 
 
 def _count(config: Mapping[str, t.Any], key: str) -> int | None:
@@ -100,6 +105,54 @@ def _plain_attention(text: Mapping[str, t.Any]) -> bool:
     return not slides and not any(
         key in text for key in ("kv_lora_rank", "ssm_cfg", "mamba_d_state", "attn_layer_period")
     )
+
+
+# A decoder with experts has tensors of other sizes, and so has attention that is not plain.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size", "moe_num_experts")
+OTHER_INPUTS = ("vision_config", "audio_config", "thinker_config", "encoder_config", "speech_config")
+
+
+def _network(
+    config: Mapping[str, t.Any], text: Mapping[str, t.Any], head_dim: int | None
+) -> _vllm_memory.Network | None:
+    """The decoder's shape, None where its numbers are not there."""
+    hidden, layers, vocabulary = (_count(text, key) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    heads = _count(text, "num_attention_heads")
+    inner = _count(text, "intermediate_size")
+    if not (hidden and layers and vocabulary and heads and inner and head_dim):
+        return None
+    tower = _tower(config)
+    plain = _plain_attention(text) and not any(text.get(key) for key in EXPERTS)
+    others = [key for key in OTHER_INPUTS if config.get(key) is not None]
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    by_place = tower is not None or (isinstance(rope, Mapping) and "mrope_section" in rope)
+    positions = (_count(text, "max_position_embeddings") or 0) * (_vllm_memory.MROPE_POSITIONS if by_place else 1)
+    keys = (_count(text, "num_key_value_heads") or heads) * head_dim
+    whole = plain and (others == ["vision_config"] if tower else not others)
+    return _vllm_memory.Network(
+        hidden, inner, layers, vocabulary, heads * head_dim, keys, positions, head_dim, tower, whole
+    )
+
+
+def _tower(config: Mapping[str, t.Any]) -> _vllm_memory.Tower | None:
+    """The vision tower of Qwen3-VL; None for any other."""
+    vision = config.get("vision_config")
+    if config.get("model_type") not in ("qwen3_vl", "qwen3_vl_moe") or not isinstance(vision, Mapping):
+        return None
+    try:
+        patch = int(vision["patch_size"])
+        return _vllm_memory.Tower(
+            hidden=int(vision["hidden_size"]),
+            inner=int(vision["intermediate_size"]),
+            out=int(vision["out_hidden_size"]),
+            levels=len(vision["deepstack_visual_indexes"]),
+            merge=int(vision["spatial_merge_size"]),
+            patch=patch,
+            pixels=int(vision["in_channels"]) * int(vision["temporal_patch_size"]) * patch**2,
+            parameters=_vision_parameters(vision),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _parameters(config: Mapping[str, t.Any], text: Mapping[str, t.Any]) -> int | None:
@@ -148,7 +201,12 @@ def need(of: Shape, file_bytes: int, arguments: Mapping[str, t.Any], tokens: int
         int(arguments.get("tensor-parallel-size") or 1),
         int(arguments.get("pipeline-parallel-size") or 1),
     )
-    weights: int | None = file_bytes or (of.parameters * of.dtype_bytes if of.parameters else None)
+    weights: int | None = file_bytes or (of.parameters * width(arguments, of) if of.parameters else None)
+    tower = of.network.tower if of.network else None
+    if weights and tower and not _vllm_memory.largest(tower, arguments, {}):
+        weights = max(
+            0, weights - tower.parameters * (of.dtype_bytes if file_bytes else width(arguments, of))
+        )  # it is not loaded
     if arguments.get("quantization"):
         weights = None  # what is loaded may be smaller than what is on the disk
     if weights is not None:
@@ -157,9 +215,14 @@ def need(of: Shape, file_bytes: int, arguments: Mapping[str, t.Any], tokens: int
     if of.kv_bytes is not None and of.kv_heads:
         # With more GPUs than heads, each GPU keeps one head, some the same.
         heads = max(1, of.kv_heads // tensor)
-        width = _kv_width(arguments, of)
-        kv = None if width is None else of.kv_bytes * heads // of.kv_heads // pipeline * tokens * width // 2
+        of_one = _kv_width(arguments, of)
+        kv = None if of_one is None else of.kv_bytes * heads // of.kv_heads // pipeline * tokens * of_one // 2
     return Need(weights, kv)
+
+
+def width(arguments: Mapping[str, t.Any], of: Shape) -> int:
+    """Bytes of one number of the model as it is loaded."""
+    return DTYPES.get(str(arguments.get("dtype") or "auto"), of.dtype_bytes)
 
 
 def _kv_width(arguments: Mapping[str, t.Any], of: Shape) -> int | None:
@@ -167,4 +230,4 @@ def _kv_width(arguments: Mapping[str, t.Any], of: Shape) -> int | None:
     asked = str(arguments.get("kv-cache-dtype") or "auto")
     if asked != "auto":
         return 1 if asked.startswith(("fp8", "int8")) else DTYPES.get(asked)
-    return DTYPES.get(str(arguments.get("dtype") or "auto"), of.dtype_bytes)
+    return width(arguments, of)

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_checks
+from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_checks, _gpu_plan
 from ansible_collections.steadfast.vllm.plugins.module_utils._findings import (
     Check,
     Finding,
@@ -377,7 +377,7 @@ def plan(instances: Sequence[Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
         {
             **{key: item[key] for key in keys},
             "files": item["limits"]["files"],
-            "arguments": _gpu_checks.arguments(item["serve"]),
+            "arguments": _gpu_plan.arguments(item["serve"]),
             "limits": [name for name, value in item["limits"].items() if value not in (None, "infinity")],
         }
         for item in instances

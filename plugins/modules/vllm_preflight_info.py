@@ -15,9 +15,9 @@ description:
     cause, what was seen, and what to do.
   - Privileges, distribution, processor and service manager; units and ports that others hold; models that are paths;
     disk space, Python, C(/dev/shm), limits and the clock.
-  - GPUs, their driver against the CUDA that vLLM is built for, GPU memory against the model's weights and cache, and
-    who holds memory now; all of this only where O(cuda) is given. What is not known, such as the memory of a card that
-    has no driver yet and is in no table, is not held against a host.
+  - GPUs, their driver against the CUDA that vLLM is built for, GPU memory against the model's weights, its cache and
+    what vLLM takes beside them, and who holds memory now; all of this only where O(cuda) is given. What is not known,
+    such as the memory of a card that has no driver yet and is in no table, is not held against a host.
   - A port that is held by a unit which this collection wrote, or by a server below the keeper's runner, is not a
     problem, so a host that serves passes.
   - Of a process that is in the way, it tells id, command name, user and unit, never arguments, which may hold secrets.
@@ -70,9 +70,10 @@ options:
         elements: raw
       arguments:
         description:
-          - Options of C(vllm serve). Looked at are C(tensor-parallel-size), C(pipeline-parallel-size),
-            C(data-parallel-size), C(data-parallel-size-local), C(max-model-len), C(gpu-memory-utilization), C(dtype),
-            C(kv-cache-dtype), C(quantization), C(cpu-offload-gb) and C(kv-offloading-size).
+          - Options of C(vllm serve). Looked at are those that decide how much memory it takes, such as
+            C(tensor-parallel-size), C(max-model-len), C(gpu-memory-utilization), C(max-num-batched-tokens),
+            C(max-num-seqs), C(limit-mm-per-prompt), C(mm-processor-kwargs) and C(enforce-eager).
+            C(docs/preflight.md) lists them all.
         type: dict
         default: {}
       files:
@@ -259,7 +260,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _findings,
-    _gpu_checks,
+    _gpu_plan,
     _host,
     _packages,
     _preflight,
@@ -323,7 +324,7 @@ def wanted(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             **item,
             "unit": item["unit"] or f"{item['name']}.service",
             "host": item["host"] or "::",
-            "arguments": _gpu_checks.arguments(item["arguments"]),
+            "arguments": _gpu_plan.arguments(item["arguments"]),
             # An index may have come as text, as options do that go through a template.
             "gpus": item["gpus"] and [int(gpu) if str(gpu).isdecimal() else str(gpu) for gpu in item["gpus"]],
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 import pytest
-from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_checks, _gpu_table, _preflight
+from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_plan, _gpu_table, _preflight
 from ansible_collections.steadfast.vllm.plugins.module_utils._findings import Finding
 
 MIB, GIB = 2**20, 2**30
@@ -113,12 +113,17 @@ PROBLEMS: list[tuple[dict[str, t.Any], dict[str, t.Any], str, str, str, str]] = 
      "32 heads", "1, 2, 4, 8, 16"),
     (wanted(instance(arguments={"dtype": "bfloat16"}, model="x/y")), seen(smi=smi(T4)), "dtype[a]", "error", "7.5",
      "float16"),
-    (wanted(), seen(smi=smi(T4)), "memory[a]", "error", "16.3 GiB of weights and 144.0 MiB of KV cache",
-     "raise tensor_parallel_size"),
+    (wanted(), seen(smi=smi(T4)), "memory[a]", "error", "16.3 GiB of weights, 144.0 MiB of KV cache",
+     "raise tensor_parallel_size to 2"),
+    # The source guide's model on the card that it is meant for: only just.
+    (wanted(), seen(smi=smi(L4)), "memory[a]", "warning", "2048 batched tokens and 16384 tokens of pictures",
+     "limit-mm-per-prompt"),
     (wanted(instance(arguments={"max-model-len": 262144})), seen(smi=smi(L4)), "memory[a]", "error", "36.0 GiB of KV",
      "lower max_model_len"),
-    (wanted(instance(arguments={"gpu-memory-utilization": 0.3})), seen(smi=smi(card(memory=57344 * MIB))), "memory[a]",
-     "warning", "0.3 of 56.0 GiB", "raise gpu_memory_utilization"),
+    (wanted(instance(arguments={"gpu-memory-utilization": 0.37})), seen(smi=smi(card(memory=57344 * MIB))), "memory[a]",
+     "warning", "0.37 of 56.0 GiB", "raise gpu_memory_utilization"),
+    (wanted(*(instance(name=name, arguments={"gpu-memory-utilization": 0.5}) for name in "ab")), seen(),
+     "shares[GPU 0]", "warning", "a 0.5, b 0.5; together 1 of 79.2 GiB", "to 0.98 together, such as 0.49"),
     (wanted(), seen(smi=smi(card(free=70000 * MIB), processes=BUSY)), "held[a, GPU 0]", "error",
      "python (pid 7): 9.0 GiB", "stop those processes"),
     (wanted(), seen(smi=smi(card(free=70000 * MIB))), "held[a, GPU 0]", "error", "no process that can", "reboot"),
@@ -145,7 +150,15 @@ def test_each_problem_has_evidence_and_a_fix(
 
 NO_PROBLEMS = [
     (wanted(instance(gpus=[])), seen(gpus=[], driver=None, smi=None)),
-    (wanted(), seen(smi=smi(L4), gpus=pci("27b8"))),  # the source guide's model on the card that it is meant for
+    # The source guide's model on the card that it is meant for, with pictures of 2000 x 2000 at most.
+    (wanted(instance(arguments={"max-pixels": 4194304})), seen(smi=smi(L4), gpus=pci("27b8"))),
+    (wanted(*(instance(name=name, arguments={"gpu-memory-utilization": 0.49}) for name in "ab")), seen()),
+    (
+        wanted(*(instance(name=name, gpus=[number]) for number, name in enumerate("ab"))),
+        seen(smi=smi(card(0), card(1))),
+    ),
+    # What is set aside by hand is not measured against the share.
+    (wanted(instance(arguments={"kv-cache-memory-bytes": 1.0})), seen(smi=smi(T4))),
     # A server of ours holds what it is to have.
     (wanted(), seen(smi=smi(card(free=MIB), processes=[{**BUSY[0], "used": 80000 * MIB, "ours": True}]))),
     # One whose memory is not told, of a card in no table, a slice: not known is not wrong.
@@ -197,7 +210,46 @@ def test_the_memory_of_a_card_without_driver_is_that_of_the_table() -> None:
 def test_arguments_that_are_odd_are_left_out() -> None:
     served = {"max-model-len": "auto", "tensor-parallel-size": "2", "gpu-memory-utilization": True, "dtype": "half",
               "cpu-offload-gb": "nan", "kv-cache-dtype": "fp8", "api-key": "S3CR3T", "port": 8000}  # fmt: skip
-    assert _gpu_checks.arguments(served) == {"tensor-parallel-size": 2, "dtype": "half", "kv-cache-dtype": "fp8"}
+    assert _gpu_plan.arguments(served) == {"tensor-parallel-size": 2, "dtype": "half", "kv-cache-dtype": "fp8"}
+
+
+@pytest.mark.parametrize(
+    ("served", "judged_as"),
+    [
+        ({"limit-mm-per-prompt": {"image": 0}}, {"limit-mm-per-prompt": {"image": 0}}),
+        (
+            {"limit-mm-per-prompt": '{"image": 2, "video": {"count": 0}}'},
+            {"limit-mm-per-prompt": {"image": 2, "video": 0}},
+        ),
+        ({"limit-mm-per-prompt.video": 0}, {"limit-mm-per-prompt": {"video": 0}}),
+        ({"limit-mm-per-prompt": "{", "mm-processor-kwargs": "[]"}, {}),
+        ({"mm-processor-kwargs": {"max_pixels": 4194304, "x": "S3CR3T"}}, {"max-pixels": 4194304}),
+        ({"mm-processor-kwargs": '{"size": {"longest_edge": 1048576}}'}, {"max-pixels": 1048576}),
+        ({"mm-processor-kwargs.max_pixels": "1M"}, {"max-pixels": 1048576}),
+        ({"max-num-batched-tokens": "8k", "max-num-seqs": "64"}, {"max-num-batched-tokens": 8000, "max-num-seqs": 64}),
+        ({"enforce-eager": True, "enable-lora": "false"}, {"enforce-eager": True, "enable-lora": False}),
+        ({"speculative-config": {"model": "S3CR3T"}}, {"speculative-config": True}),
+    ],
+)
+def test_options_that_decide_the_memory(served: dict[str, t.Any], judged_as: dict[str, t.Any]) -> None:
+    assert _gpu_plan.arguments(served) == judged_as
+    assert _gpu_plan.arguments(judged_as) == judged_as  # the filter makes them, the module reads them once more
+
+
+@pytest.mark.parametrize("smi_card", [T4, L4, card(name="NVIDIA L40S", memory=46068 * MIB)])
+@pytest.mark.parametrize("model_name", ["Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-VL-4B-Instruct"])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_options_that_a_fix_names_are_enough(smi_card: dict[str, t.Any], model_name: str, share: float) -> None:
+    """Law: what is said to be enough is found to be enough when it is set."""
+    plain = {"gpu-memory-utilization": share, "max-model-len": 32768}
+    saw = seen(smi=smi(smi_card))
+    for finding in wrong(wanted(instance(model=model_name, arguments=plain)), saw):
+        _before, found, named = finding["fix"].partition("set in extra_args one of: ")
+        for option in named.partition("; or ")[0].split("; ") if found else []:
+            name, value = option.partition(" (")[0].split(": ", 1)
+            then = instance(model=model_name, arguments=_gpu_plan.arguments({**plain, name: value}))
+            (now,) = [one["severity"] for one in judged(wanted(then), saw) if one["check"] == "memory[a]"]
+            assert now == "none" or (now, finding["severity"]) == ("warning", "error"), option
 
 
 def test_the_tables_fit_together() -> None:
