@@ -59,12 +59,14 @@ def plan(plans: Any) -> dict[str, Any]:
     instance = {
         "name": "qwen3vl", "port": 8000, "host": "::", "unit": "qwen3vl.service", "model": "Qwen/Qwen3-VL-8B-Instruct",
         "model_source": "hub", "model_path": "/nonexistent", "gpus": [0], "files": None, "limits": [],
+        "start_timeout": 600,
         "arguments": plans.arguments(arguments),
     }  # fmt: skip
     return {
         "instances": [instance], "service_manager": "systemd", "service_user": "vllm", "supported": {}, "disk": [],
-        "packages": [], "python": None, "shm_bytes": 0, "cuda": "13.0", "driver_version": "",
-        "manifest_directory": "/var/lib/steadfast",
+        "packages": [], "python": None,
+        "release": None, "environment_python": None, "home": "/nonexistent", "shm_bytes": 0,
+        "cuda": "13.0", "driver_version": "", "manifest_directory": "/var/lib/steadfast",
     }  # fmt: skip
 
 

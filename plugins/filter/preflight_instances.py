@@ -28,7 +28,9 @@ EXAMPLES = r"""
   # => [{"name": "qwen3vl", "port": 8000, "host": "0.0.0.0", "unit": "qwen3vl.service",
   #      "model": "Qwen/Qwen3-VL-8B-Instruct", "model_source": "hub",
   #      "model_path": "/var/lib/vllm/models/Qwen--Qwen3-VL-8B-Instruct/main", "gpus": null,
-  #      "files": null, "limits": [],
+  #      "files": null, "limits": [], "start_timeout": 600,
+  #      "compiling": {"flashinfer_sampler": true, "cuda_home": "", "cache_root": "", "flashinfer_base": "",
+  #                    "own_compilers": false},
   #      "arguments": {"tensor-parallel-size": 1, "max-model-len": 1024, "gpu-memory-utilization": 0.95}}]
 """
 

@@ -34,6 +34,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._gpu_plan import (
     share_of,
 )
 from ansible_collections.steadfast.vllm.plugins.module_utils._memory_checks import memory, shares
+from ansible_collections.steadfast.vllm.plugins.module_utils._start_checks import compilers, start_time, toolkit
 
 # A server of vLLM has some 3 GiB of the host's memory to itself (measured on CPU with a tiny model), and the host some.
 HOST_MEMORY = 6 * GIB
@@ -293,7 +294,10 @@ def host_memory(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         yield fine("host_memory", f"{human(total)} in all")
 
 
-ON_GPUS: tuple[Check, ...] = (gpu, driver, devices, precision, memory, shares, held, together, host_memory)
+ON_GPUS: tuple[Check, ...] = (
+    gpu, driver, devices, precision, memory, shares, held, together, host_memory,
+    compilers, toolkit, start_time,
+)  # fmt: skip
 
 
 def on_gpus(wanted: Wanted, seen: Seen) -> Iterator[Finding]:

@@ -16,7 +16,13 @@ import typing as t
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_host, _manifest, _preflight, _sockets
+from ansible_collections.steadfast.vllm.plugins.module_utils import (
+    _gpu_host,
+    _manifest,
+    _preflight,
+    _sockets,
+    _start_host,
+)
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Entry
 
 Runner = _gpu_host.Runner
@@ -30,8 +36,10 @@ UNIT_FOLDERS = (
 )
 # Where `vllm-keeper run` says where it is (vllm_keeper/runfile.py).
 RUNS = "/run/vllm-keeper"
+# What the keeper remembers of each instance (vllm_keeper/state.py).
+HISTORIES = "/var/lib/vllm-keeper"
 # Fields of /proc/PID/stat from the state on, which is 0.
-PARENT, BORN = 1, 19
+PARENT, GROUP, SESSION, BORN = 1, 2, 3, 19
 # A user that owns nothing: what the service user will be allowed before it exists.
 STRANGER = 65534
 # Enough to see that a folder cannot be read, without walking a million files.
@@ -52,7 +60,7 @@ def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "machine": platform.machine(),
         "init": text_of("/proc/1/comm") or "unknown",
         "systemd_runs": Path("/run/systemd/system").is_dir() and text_of("/proc/1/comm") == "systemd",
-        "listeners": runs(_sockets.listeners({instance["port"] for instance in instances})),
+        "listeners": runs(_sockets.listeners({instance["port"] for instance in instances}), names(instances)),
         "our_files": our_files,
         "managers": managers(ours),
         "nvidia": bool(_gpu_host.nvidia()),
@@ -73,6 +81,7 @@ def look(wanted: Mapping[str, t.Any], run: Runner) -> dict[str, t.Any]:
         "tasks_max": tasks_max(),
         "container": in_container(),
         "time_daemons": time_daemons(),
+        "start": _start_host.look(wanted, python_version(wanted["environment_python"], run)[0], run),
         **hardware(wanted, our_files, run),
     }
 
@@ -86,11 +95,11 @@ def hardware(wanted: Mapping[str, t.Any], our_files: Sequence[str], run: Runner)
         units = {instance["unit"] for instance in wanted["instances"]}
         units |= {Path(path).name for path in our_files if path.endswith(".service")}
         in_docker = any(path.startswith("/etc/vllm/compose/") for path in our_files)
-        for process in runs(told["processes"]):
+        for process in runs(told["processes"], names(wanted["instances"])):
             cgroup = text_of(f"/proc/{process['pid']}/cgroup")
             ours = _sockets.unit_of(cgroup) in units or process["run"] is not None
             process["ours"] = ours or (in_docker and "docker" in cgroup)
-            process["command"] = text_of(f"/proc/{process['pid']}/comm") or "gone"
+            process["command"] = _sockets.title(process["pid"]) or "gone"
     return {
         "gpus": _gpu_host.gpus(),
         "driver": driver,
@@ -163,9 +172,24 @@ def managers(entries: Iterable[Entry]) -> list[str]:
     return sorted(found)
 
 
-def runs(listeners: list[dict[str, t.Any]], folder: str = RUNS, proc: str = "/proc") -> list[dict[str, t.Any]]:
-    """Each listener with `run`: whose keeper's runner (`vllm-keeper run`) it lives below, None where it does not."""
+def names(instances: Iterable[Mapping[str, t.Any]]) -> set[str]:
+    return {str(instance["name"]) for instance in instances}
+
+
+def runs(
+    listeners: list[dict[str, t.Any]],
+    planned: Iterable[str] = (),
+    folder: str = RUNS,
+    histories: str = HISTORIES,
+    proc: str = "/proc",
+) -> list[dict[str, t.Any]]:
+    """Each listener with `run`: whose keeper's runner (`vllm-keeper run`) it lives below, None where it does not.
+
+    What a runner left that was killed itself belongs to it too: the next start of that instance ends it. So it is for
+    instances that are PLANNED; nobody starts the others.
+    """
     runners: dict[int, str] = {}
+    left = earlier_runs(planned, histories, proc)
     for file in Path(folder).glob("*.json"):
         try:
             run = json.loads(file.read_text(encoding="utf-8"))
@@ -177,8 +201,35 @@ def runs(listeners: list[dict[str, t.Any]], folder: str = RUNS, proc: str = "/pr
         pid = listener["pid"]
         while pid and pid not in runners:
             pid = stat_field(pid, PARENT, proc)
-        listener["run"] = runners.get(pid)
+        listener["run"] = runners.get(pid) or orphan_of(listener["pid"], left, proc)
     return listeners
+
+
+def earlier_runs(planned: Iterable[str], folder: str, proc: str) -> dict[tuple[int, int], tuple[int, str]]:
+    """(process group, session) of runs since the boot: (birth of the first process, instance), as the gate has it."""
+    boot = f"{text_of(f'{proc}/sys/kernel/random/boot_id')}:{stat_field(1, BORN, proc)}"
+    found: dict[tuple[int, int], tuple[int, str]] = {}
+    for name in planned:
+        try:
+            starts = json.loads(Path(folder, f"{name}.json").read_text(encoding="utf-8"))["starts"]
+            for start in starts:
+                if start["processes"] is not None and start["at"]["boot_id"] == boot:
+                    group, session, born = map(int, start["processes"])
+                    found[group, session] = (born, name)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def orphan_of(pid: int | None, left: Mapping[tuple[int, int], tuple[int, str]], proc: str) -> str | None:
+    """The instance of whose earlier run a process is left: its group and session, and not born before that run."""
+    if not pid:
+        return None
+    group, session, born = (stat_field(pid, field, proc) for field in (GROUP, SESSION, BORN))
+    if group is None or session is None or born is None:
+        return None
+    first, name = left.get((group, session), (born + 1, None))
+    return name if born >= first else None
 
 
 def stat_field(pid: int, field: int, proc: str) -> int | None:

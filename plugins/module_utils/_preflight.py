@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_checks, _gpu_plan
+from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_checks, _gpu_plan, _start_checks
 from ansible_collections.steadfast.vllm.plugins.module_utils._findings import (
     Check,
     Finding,
@@ -377,6 +377,8 @@ def plan(instances: Sequence[Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
         {
             **{key: item[key] for key in keys},
             "files": item["limits"]["files"],
+            "start_timeout": item["start_timeout"],
+            "compiling": _start_checks.environment({**item["environment"], **item["env"]}),
             "arguments": _gpu_plan.arguments(item["serve"]),
             "limits": [name for name, value in item["limits"].items() if value not in (None, "infinity")],
         }

@@ -18,6 +18,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 LISTEN = "0A"
+# Letters of a name that /proc/PID/comm keeps.
+COMM = 15
+# A program may write what it likes into its first word: no more than a name is taken from it.
+NAME = re.compile(r"[\w.:+-]{1,64}", re.ASCII)
 
 
 def parse(table: str) -> Iterator[tuple[str, int, int, int]]:
@@ -67,10 +71,31 @@ def listeners(ports: Collection[int], proc: str = "/proc") -> list[dict[str, t.A
         if found[inode]["pid"] is None:
             found[inode].update(
                 pid=pid,
-                command=_text(f"{proc}/{pid}/comm").strip() or "unknown",
+                command=title(pid, proc) or "unknown",
                 unit=unit_of(_text(f"{proc}/{pid}/cgroup")),
             )
     return sorted(found.values(), key=lambda listener: (listener["port"], listener["address"]))
+
+
+def title(pid: int, proc: str = "/proc") -> str:
+    """The name of a process; "" where it has ended.
+
+    The kernel keeps 15 letters of it. The rest is taken from the first word of the command line, or from the name of
+    the program, where that begins with those letters. No other word is looked at: it may hold a secret.
+    """
+    kept = _text(f"{proc}/{pid}/comm").strip()
+    if len(kept.encode()) < COMM:
+        return kept
+    first = _text(f"{proc}/{pid}/cmdline").partition("\0")[0]
+    try:
+        program = os.readlink(f"{proc}/{pid}/exe")
+    except OSError:
+        program = ""
+    for candidate in (first, first.rpartition("/")[2], program.rpartition("/")[2]):
+        name = NAME.match(candidate)
+        if name and name[0].startswith(kept):
+            return name[0]
+    return kept
 
 
 def owners(inodes: Collection[int], proc: str = "/proc") -> Iterator[tuple[int, int]]:

@@ -18,6 +18,8 @@ description:
   - GPUs, their driver against the CUDA that vLLM is built for, GPU memory against the model's weights, its cache and
     what vLLM takes beside them, and who holds memory now; all of this only where O(cuda) is given. What is not known,
     such as the memory of a card that has no driver yet and is in no table, is not held against a host.
+  - What vLLM compiles when it starts - compilers, headers, a CUDA toolkit whose parts fit, and whether
+    C(start_timeout) is long enough for it; only where O(cuda) and O(release) are given.
   - A port that is held by a unit which this collection wrote, or by a server below the keeper's runner, is not a
     problem, so a host that serves passes.
   - Of a process that is in the way, it tells id, command name, user and unit, never arguments, which may hold secrets.
@@ -84,6 +86,33 @@ options:
         type: list
         elements: str
         default: []
+      start_timeout:
+        description: How many seconds a start may take. Not judged if not given.
+        type: int
+      compiling:
+        description: What the instance's environment says of what vLLM compiles when it starts.
+        type: dict
+        suboptions:
+          flashinfer_sampler:
+            description: Whether vLLM may sample with FlashInfer, which compiles its sampler at the first start.
+            type: bool
+            default: true
+          cuda_home:
+            description: The folder of a CUDA toolkit. That of C(nvcc) on C(PATH) or C(/usr/local/cuda), if empty.
+            type: str
+            default: ""
+          cache_root:
+            description: Where vLLM keeps what it compiled. C(.cache/vllm) below O(home), if empty.
+            type: str
+            default: ""
+          flashinfer_base:
+            description: Below which FlashInfer keeps what it compiled. O(home), if empty.
+            type: str
+            default: ""
+          own_compilers:
+            description: Whether it names compilers of its own, which are then not looked for.
+            type: bool
+            default: false
   service_manager:
     description: What will run the instances. Units are looked at if it is V(systemd).
     type: str
@@ -127,6 +156,18 @@ options:
   python:
     description: The interpreter for vLLM's environment, such as V(/usr/bin/python3). Not looked at if not given.
     type: path
+  release:
+    description:
+      - The release of vLLM that will be started, such as V(/opt/vllm/current), which need not be there yet. What vLLM
+        compiles when it starts is looked at only if this is given.
+    type: path
+  environment_python:
+    description: The interpreter from which O(release) will be made if it is not there yet, for the headers of C.
+    type: path
+  home:
+    description: The home of O(service_user), below which compiled kernels are kept.
+    type: path
+    default: /var/lib/vllm
   cuda:
     description:
       - The version of CUDA that vLLM is built for, such as V(13.0). Without it, GPUs are not looked at.
@@ -264,6 +305,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils import (
     _host,
     _packages,
     _preflight,
+    _start_checks,
 )
 
 
@@ -286,6 +328,17 @@ def argument_spec() -> dict[str, t.Any]:
                 "arguments": {"type": "dict", "default": {}},
                 "files": {"type": "int"},
                 "limits": {"type": "list", "elements": "str", "default": []},
+                "start_timeout": {"type": "int"},
+                "compiling": {
+                    "type": "dict",
+                    "options": {
+                        "flashinfer_sampler": {"type": "bool", "default": True},
+                        "cuda_home": {"type": "str", "default": ""},
+                        "cache_root": {"type": "str", "default": ""},
+                        "flashinfer_base": {"type": "str", "default": ""},
+                        "own_compilers": {"type": "bool", "default": False},
+                    },
+                },
             },
             "required_if": [("model_source", "path", ("model_path",))],
         },
@@ -309,6 +362,9 @@ def argument_spec() -> dict[str, t.Any]:
         },
         "packages": {"type": "list", "elements": "str", "default": []},
         "python": {"type": "path"},
+        "release": {"type": "path"},
+        "environment_python": {"type": "path"},
+        "home": {"type": "path", "default": "/var/lib/vllm"},
         "cuda": {"type": "str", "default": ""},
         "driver_version": {"type": "str", "default": ""},
         "shm_bytes": {"type": "int", "default": _preflight.SHM_BYTES},
@@ -324,6 +380,7 @@ def wanted(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             **item,
             "unit": item["unit"] or f"{item['name']}.service",
             "host": item["host"] or "::",
+            "compiling": item["compiling"] or dict(_start_checks.USUAL),
             "arguments": _gpu_plan.arguments(item["arguments"]),
             # An index may have come as text, as options do that go through a template.
             "gpus": item["gpus"] and [int(gpu) if str(gpu).isdecimal() else str(gpu) for gpu in item["gpus"]],

@@ -44,7 +44,7 @@ def smi(*cards: dict[str, t.Any], **keys: object) -> dict[str, t.Any]:
 def seen(**keys: object) -> dict[str, t.Any]:
     """A host of one H100 with which all is well."""
     plain = {"gpus": pci(), "driver": {"version": "580.95.05", "open": True}, "smi": smi(), "secure_boot": False,
-             "instance_type": "", "iommu": False, "memory_total": 64 * GIB, "models": {}}  # fmt: skip
+             "instance_type": "", "iommu": False, "start": None, "memory_total": 64 * GIB, "models": {}}  # fmt: skip
     return {**plain, **keys}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _host, _manifest
 from ansible_collections.steadfast.vllm.plugins.module_utils._manifest_plan import Entry
+from vllm_keeper import clock
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="takes on another user")
 
@@ -167,5 +168,47 @@ def test_a_listener_below_the_keeper_s_runner_is_known(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"runner": 40, "born": 1}))  # its pid is somebody else's now
     (tmp_path / "broken.json").write_text("{")
     listeners = [{"pid": pid} for pid in (20, 30, 40, None, 99)]
-    found = _host.runs(listeners, str(tmp_path), str(tmp_path / "proc"))
+    found = _host.runs(listeners, (), str(tmp_path), str(tmp_path), str(tmp_path / "proc"))
     assert [one["run"] for one in found] == ["qwen3vl", "qwen3vl", None, None, None]
+
+
+def history(folder: Path, name: str, boot: str, *processes: list[int] | None) -> None:
+    starts = [{"at": {"wall": 0.0, "boot": 1.0, "boot_id": boot}, "processes": one} for one in processes]
+    (folder / f"{name}.json").write_text(json.dumps({"version": 1, "starts": starts}))
+
+
+def test_what_a_killed_runner_left_is_its_instance_s(tmp_path: Path) -> None:
+    """The rule of the keeper's gate (vllm_keeper/processes.py, leftovers): group and session, and not born before."""
+    proc = tmp_path / "proc"
+    for pid, group, session, born in ((1, 1, 1, 7), (20, 20, 10, 501), (21, 20, 10, 900), (22, 20, 10, 400),
+                                      (30, 30, 10, 600), (40, 40, 40, 700)):  # fmt: skip
+        (proc / str(pid)).mkdir(parents=True)
+        fields = ["S", "0" if pid == 1 else "1", str(group), str(session), *["0"] * 15, str(born), "0"]
+        (proc / str(pid) / "stat").write_text(f"{pid} (VLLM::EngineCor) {' '.join(fields)}")
+    (proc / "sys" / "kernel" / "random").mkdir(parents=True)
+    (proc / "sys" / "kernel" / "random" / "boot_id").write_text("here\n")
+    history(tmp_path, "qwen3vl", "here:7", None, [20, 10, 501])
+    history(tmp_path, "old", "before:7", [30, 10, 600])
+    history(tmp_path, "gone", "here:7", [40, 40, 700])
+    (tmp_path / "torn.json").write_text("{")
+    listeners = [{"pid": pid} for pid in (20, 21, 22, 30, 40, None, 99)]
+    planned = ["qwen3vl", "old", "torn", "new"]
+    found = _host.runs(listeners, planned, str(tmp_path / "none"), str(tmp_path), str(proc))
+    # 22 is older than the run, 30's run was before the boot, and nobody starts "gone", whose 40 is.
+    assert [one["run"] for one in found] == ["qwen3vl", "qwen3vl", None, None, None, None, None]
+
+
+def test_the_boot_is_named_as_the_keeper_names_it() -> None:
+    """What the keeper itself writes down on this machine is taken for a run of this boot."""
+    moment = clock.Clock().now()
+    assert moment.boot_id == f"{_host.text_of('/proc/sys/kernel/random/boot_id')}:{_host.stat_field(1, 19, '/proc')}"
+
+
+def test_the_largest_picture_is_what_the_preprocessors_say(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"longest_edge": 16777216, "shortest_edge": 65536}}')
+    (tmp_path / "video_preprocessor_config.json").write_text('{"size": {"height": 10}}')
+    assert _host.pictures(tmp_path) == {"image": 16777216}
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"longest_edge": true}}')
+    assert _host.pictures(tmp_path) == {}
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 448')
+    assert _host.pictures(tmp_path) == {}

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.steadfast.vllm.plugins.module_utils import _findings, _instances, _preflight, _releases
+from ansible_collections.steadfast.vllm.plugins.module_utils import (
+    _findings,
+    _instances,
+    _preflight,
+    _releases,
+    _start_checks,
+)
 from ansible_collections.steadfast.vllm.plugins.plugin_utils import _lock
 
 GIB = 2**30
@@ -41,7 +47,7 @@ def seen(**keys: object) -> dict[str, t.Any]:
         "unit_files": {"a.service": []}, "service_user": "vllm", "models": {"/m": MODEL}, "disks": {}, "existing": [],
         "python": None, "python_error": "", "shm_total": GIB, "files_max": 524288, "tasks_max": 32768,
         "container": False, "time_daemons": ["chronyd"], "gpus": [], "driver": None, "smi": None, "secure_boot": None,
-        "instance_type": "", "iommu": False, "memory_total": 32 * GIB,
+        "instance_type": "", "iommu": False, "start": None, "memory_total": 32 * GIB,
     }  # fmt: skip
     return {**plain, **keys}
 
@@ -233,4 +239,13 @@ def test_the_plan_holds_nothing_secret() -> None:
         [{"name": "a", "model": "/m", "api_key": "S3CR3T", "env": {"A": "S3CR3T"}, "limits": {"files": 65536}}]
     )
     arguments = {"tensor-parallel-size": 1, "max-model-len": 1024, "gpu-memory-utilization": 0.95}
-    assert _preflight.plan(made) == [instance(model_source="path", files=65536, limits=["files"], arguments=arguments)]
+    assert _preflight.plan(made) == [
+        instance(
+            model_source="path",
+            files=65536,
+            limits=["files"],
+            arguments=arguments,
+            start_timeout=600,
+            compiling=_start_checks.USUAL,
+        )
+    ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils import _sockets
@@ -67,3 +68,30 @@ def test_this_very_process_is_found(family: socket.AddressFamily, address: str) 
 
 def test_nobody_asked_for_is_nobody_looked_for() -> None:
     assert _sockets.listeners(set()) == []
+
+
+@pytest.mark.parametrize(
+    ("comm", "cmdline", "exe", "title"),
+    [
+        ("python3", "python3\0-m\0S3CR3T", "/usr/bin/python3.12", "python3"),
+        ("VLLM::EngineCor", "VLLM::EngineCore\0\0\0", "/opt/vllm/bin/python3.12", "VLLM::EngineCore"),
+        ("VLLM::Worker_TP", "VLLM::Worker_TP0_PP1", "/opt/vllm/bin/python3.12", "VLLM::Worker_TP0_PP1"),
+        ("systemd-timesyn", "/usr/lib/systemd/systemd-timesyncd\0", "", "systemd-timesyncd"),
+        ("a-very-long-pro", "other\0S3CR3T", "/usr/bin/a-very-long-program (deleted)", "a-very-long-program"),
+        # A title of one word that holds what it should not.
+        ("VLLM::EngineCor", "VLLM::EngineCore --api-key S3CR3T", "", "VLLM::EngineCore"),
+        ("a-very-long-pro", "a-very-long-pro=S3CR3T", "", "a-very-long-pro"),
+        ("a-very-long-pro", "another\0", "/usr/bin/another", "a-very-long-pro"),
+        ("", "", "", ""),
+    ],
+)
+def test_the_name_of_a_process_is_whole_and_nothing_but_a_name(
+    tmp_path: Path, comm: str, cmdline: str, exe: str, title: str
+) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "comm").write_text(f"{comm}\n")
+    (tmp_path / "7" / "cmdline").write_text(cmdline)
+    if exe:
+        (tmp_path / "7" / "exe").symlink_to(exe)
+    assert _sockets.title(7, str(tmp_path)) == title
+    assert _sockets.title(8, str(tmp_path)) == ""
