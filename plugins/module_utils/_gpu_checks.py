@@ -235,7 +235,7 @@ def _held(name: str, share: float, card: Mapping[str, t.Any], here: Sequence[Map
     others = [f"{one['command']} (pid {one['pid']}): {human(one['used'] or 0)}" for one in here if not one["ours"]]
     return error(
         check,
-        f"instance {name} is to have {share:g} of this GPU's memory, and others hold it",
+        f"instance {name} needs {share:g} of this GPU's memory, and others hold it",
         f"{human(free)} of {human(memory_)} free; {', '.join(others) or 'no process that can be seen holds the rest'}",
         "stop those processes; or lower gpu_memory_utilization; or give the instance other gpus; what nobody holds "
         "goes with a reset of the GPU or a reboot",

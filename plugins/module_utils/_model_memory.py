@@ -125,8 +125,8 @@ def _network(
     plain = _plain_attention(text) and not any(text.get(key) for key in EXPERTS)
     others = [key for key in OTHER_INPUTS if config.get(key) is not None]
     rope = text.get("rope_parameters") or text.get("rope_scaling")
-    by_place = tower is not None or (isinstance(rope, Mapping) and "mrope_section" in rope)
-    positions = (_count(text, "max_position_embeddings") or 0) * (_vllm_memory.MROPE_POSITIONS if by_place else 1)
+    by_place = tower is None and isinstance(rope, Mapping) and "mrope_section" in rope
+    positions = (_count(text, "max_position_embeddings") or 0) * (_vllm_memory.MROPE_ROWS if by_place else 1)
     keys = (_count(text, "num_key_value_heads") or heads) * head_dim
     whole = plain and (others == ["vision_config"] if tower else not others)
     return _vllm_memory.Network(

@@ -27,12 +27,13 @@ SMALL = "a100"
 GRAPH_SIZES, GRAPH_SIZES_10 = 512, 1024
 # Measured, of one layer and one captured size: 0.45 GiB for 36 layers and 51 sizes (H100).
 GRAPH = 263_000
-# Measured: CUDA's modules, workspaces of cuBLAS, blocks that PyTorch's allocator does not give back (H100).
-RUNTIME = GIB
+# Measured, what the shapes do not explain: CUDA's modules, workspaces of cuBLAS, blocks that PyTorch's allocator keeps,
+# and by how much vLLM thinks its graphs larger than they become (H100).
+RUNTIME = 12 * GIB // 10
 # Of a shape that is not understood at least this is taken.
 LEAST = GIB // 2
-# Tokens of rope's table per position of the model, where positions have a height and a width too.
-MROPE_POSITIONS = 4
+# Rows of rope's table per position of the model, where positions have a height and a width too; Qwen3-VL has one.
+MROPE_ROWS = 4
 # As of 2026-11-28, from the preprocessors of Qwen3-VL: pixels of the largest picture; of a video, both frames that make
 # one step in time together.
 LONGEST_EDGE = {"image": 16_777_216, "video": 25_165_824}
