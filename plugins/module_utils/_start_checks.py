@@ -34,8 +34,8 @@ PARTS: dict[str, tuple[str, str, tuple[str, str]]] = {
                 ("python3-dev", "python3-devel")),
 }  # fmt: skip
 DEBIAN = ("debian", "ubuntu")
-# FlashInfer's kernels are for nothing older.
-FLASHINFER_CAPABILITY = (7, 5)
+# For which GPUs vLLM 0.32 takes FlashInfer's sampler: compute capabilities.
+FLASHINFER_FROM, FLASHINFER_TO = (8, 0), (12, 1)
 # Numbers for start_timeout are rounded up to these seconds.
 ROUND = 60
 
@@ -90,7 +90,7 @@ def _samples(instance: Mapping[str, t.Any], seen: Seen) -> bool:
     """Whether vLLM will sample with FlashInfer, which compiles its sampler on the host at the first start."""
     capable = [card["capability"] for card in chosen(instance, cards_of(seen)) or ()]
     return _compiling(instance)["flashinfer_sampler"] and any(
-        one is not None and tuple(one) >= FLASHINFER_CAPABILITY for one in capable
+        one is not None and FLASHINFER_FROM <= tuple(one) <= FLASHINFER_TO for one in capable
     )
 
 

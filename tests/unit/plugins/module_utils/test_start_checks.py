@@ -19,7 +19,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._findings import Fi
 MIB = 2**20
 CARD = {"index": 0, "uuid": "GPU-0f", "name": "NVIDIA H100 80GB HBM3", "capability": (9, 0), "memory": 81079 * MIB,
         "free": None, "mig": False}  # fmt: skip
-OLD = {**CARD, "capability": (7, 0)}
+OLD = {**CARD, "capability": (7, 5)}
 ALL = {"c": True, "cxx": True, "headers": True}
 NONE = {"c": False, "cxx": False, "headers": False}
 WARM, COLD = {"compiled": True, "sampler": True}, {"compiled": False, "sampler": False}
