@@ -78,7 +78,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cache", type=Path, help="folder for the caches of all compilers")
     add("--cold", action="store_true", help="empty that folder first")
     add("--start-limit", type=float, default=540, help="seconds for a start (default: %(default)g)")
-    add("--hangs", default="idle=9,loaded=9,kernel=3,api=3", help="how many of each (default: %(default)s)")
+    add("--hangs", default="remembers=2,idle=9,loaded=9,kernel=3,api=3", help="how many of each (default: %(default)s)")
     add("--soak-seconds", type=float, default=540)
     add("--turn", type=float, default=25, help="seconds of one kind of load in soak")
     add("--rounds", type=int, default=8, help="of throughput")
@@ -109,7 +109,7 @@ def plan(given: argparse.Namespace) -> dict[str, tuple[float, float]]:
     start = given.start_limit + 60
     return {
         "start": (START, start),
-        "hangs": (10.5 * hangs + 12, 45.0 * hangs + 60),
+        "hangs": (9.0 * hangs + 12, 45.0 * hangs + 60),
         "record": (40, 120),
         "throughput": (halves + 15, 1.5 * halves + 60),
         "soak": (given.soak_seconds + 60, 1.3 * given.soak_seconds + 120),
@@ -131,7 +131,7 @@ def environment(given: argparse.Namespace) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(given.start_limit)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }  # fmt: skip
-    if given.model.startswith("/"):
+    if not given.model or given.model.startswith("/"):
         found["HF_HUB_OFFLINE"] = "1"
     if given.cache or given.cold:
         folder = (given.cache or given.work / "cache").resolve()

@@ -153,9 +153,11 @@ class Fault:
     loaded: bool = False
     api: bool = False
     kernel: bool = False
+    remembers: bool = False  # for a watcher with the memory of the one that saw the start
 
 
 FAULTS = {
+    "remembers": Fault("SIGSTOP of the engine, idle, for a watcher that saw the start", remembers=True),
     "idle": Fault("SIGSTOP of the engine, idle"),
     "loaded": Fault("SIGSTOP of the engine, users at work", loaded=True),
     "kernel": Fault("a kernel on the GPU that does not end, idle", kernel=True),
@@ -164,7 +166,7 @@ FAULTS = {
 
 
 def hangs(bench: Bench) -> None:
-    """Each with a watcher that knows nothing of the one before; nothing is restarted."""
+    """Each with a watcher that knows nothing of the one before, but for "remembers"; nothing is restarted."""
     bench.serve(bench.runs[0])
     for name, count in bench.hangs.items():
         found: list[dict[str, Any]] = []
@@ -198,7 +200,8 @@ def _hang_summary(bench: Bench, name: str, found: Sequence[Mapping[str, Any]]) -
 def _hang(bench: Bench, name: str) -> dict[str, Any]:
     fault, place = FAULTS[name], bench.place
     tree = readings.Tree(place.server, 0.1)
-    with Eyes(place) as eyes:
+    with Eyes(place, kept=fault.remembers) as eyes:
+        known = len(eyes.incidents())
         if not eyes.ready:
             return {"error": "the watcher did not call it ready", **eyes.told()}
         main, engine = place.api(), place.engine()
@@ -211,14 +214,14 @@ def _hang(bench: Bench, name: str) -> dict[str, Any]:
         target = main if fault.api else engine
         try:
             _harm(bench, fault, target)
-            while not eyes.incidents() and time.monotonic() - at < NOT_FOUND:
+            while len(eyes.incidents()) <= known and time.monotonic() - at < NOT_FOUND:
                 time.sleep(0.01)
             took = time.monotonic() - at
         finally:
             if not fault.kernel or place.options.standin:
                 _send(target, signal.SIGCONT)
         samples = tree.stop()
-        incidents = eyes.incidents()
+        incidents = eyes.incidents()[known:]
         one = {
             "found": bool(incidents), "seconds": round(took, 2), "longest_step": longest,
             "verdict": incidents[0].get("verdict") if incidents else None,

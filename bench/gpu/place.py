@@ -274,12 +274,16 @@ class Users:
 
 
 class Eyes:
-    """A watcher that repairs nothing, with a memory of its own, and what it says ten times a second."""
+    """A watcher that repairs nothing, and what it says ten times a second.
 
-    def __init__(self, place: Place, wait: bool = True, poll: bool = True) -> None:
-        self.place, self.wait, self.polls = place, wait, poll
+    KEPT: with the runner's own state directory, where it remembers what the watchers there saw before. Otherwise it
+    knows nothing of those before, and of the start that it was ready.
+    """
+
+    def __init__(self, place: Place, wait: bool = True, poll: bool = True, kept: bool = False) -> None:
+        self.place, self.wait, self.polls, self.kept = place, wait, poll, kept
         place.eyes += 1
-        self.state, self.port = place.work / f"watch-{place.eyes}", free_port()
+        self.state, self.port = place.state if kept else place.work / f"watch-{place.eyes}", free_port()
         self.log = place.work / f"watch-{place.eyes}.log"
         self.verdicts: dict[str, int] = {}
         self.rows: list[tuple[float, str, float]] = []
@@ -289,11 +293,12 @@ class Eyes:
 
     def __enter__(self) -> Eyes:
         # The history of starts, and nothing of what a watcher before it saw.
-        shutil.rmtree(self.state, ignore_errors=True)
-        self.state.mkdir(parents=True)
+        if not self.kept:
+            shutil.rmtree(self.state, ignore_errors=True)
+            self.state.mkdir(parents=True)
+            with contextlib.suppress(OSError):
+                shutil.copy(self.place.state / f"{NAME}.json", self.state)
         self.log.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            shutil.copy(self.place.state / f"{NAME}.json", self.state)
         words = self.place.keeper(self.state, "watch", "--listen", f"127.0.0.1:{self.port}")
         self.process = self.place.start(words, self.place.keeper_environment(), self.log)
         self.begun = time.monotonic()

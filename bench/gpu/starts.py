@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from bench.gpu import log_lines, readings
-from bench.gpu.place import Place, Run
+from bench.gpu.place import NAME, Eyes, Place, Run
 from bench.gpu.results import Results
 
 POLL = 0.1
@@ -101,6 +101,8 @@ def start(place: Place, run: Run, memory: readings.Memory, results: Results, lim
     """What a start of RUN shows; kept under the name WHAT. Raises NotServing."""
     place.end(10)
     place.log.write_bytes(b"")
+    for file in place.state.glob(f"{NAME}*"):
+        file.unlink()  # of starts before: each is to be the first one
     before = memory.used()
     follower = Follower(place)
     samples = readings.Samples(memory)
@@ -113,17 +115,20 @@ def start(place: Place, run: Run, memory: readings.Memory, results: Results, lim
     for thread in (follower, samples, tree):
         thread.start()
     begun = follower.begun
+    eyes = Eyes(place, wait=False, kept=True)
     try:
-        marks = _await(place, runner, follower, limit)
-        if "health_200" in marks:
-            marks |= first_answers(place, run, begun)
+        with eyes:
+            marks = _await(place, runner, follower, limit)
+            if "health_200" in marks:
+                marks |= first_answers(place, run, begun)
+                marks["watcher_ready"] = eyes.becomes_ready(10)
     finally:
         lines, over, processes = follower.stop(), samples.stop(), tree.stop()
     served = marks.get("health_200")
     value = {
         "run": run.label, "standin": place.options.standin, **marks, "phases": log_lines.phases(lines, served),
         "compiled_by_flashinfer": log_lines.compiled(lines), "figures": log_lines.figures(text for _at, text in lines),
-        "gpu_before_mib": before, "gpu_over_start": over, "gpu": memory.seen(),
+        "watched": eyes.told(), "gpu_before_mib": before, "gpu_over_start": over, "gpu": memory.seen(),
         "warnings": log_lines.warnings(text for _at, text in lines)[:25],
     }  # fmt: skip
     results.keep(what, value)
