@@ -247,11 +247,13 @@ def make(given: argparse.Namespace, results: Results) -> parts.Bench:
         given.keeper_python, server, words, given.start_limit, given.standin,
     )  # fmt: skip
     memory = readings.Memory(python)
-    results.keep("machine", machine(python, server, memory, given.standin))
+    told = machine(python, server, memory, given.standin)
+    results.keep("machine", told)
     runs = [Run(run) for run in given.run]
     return parts.Bench(
         Place(options), memory, results, runs, given.start_limit, given.served, given.hangs, given.soak_seconds,
         given.turn, given.rounds, given.window, compare(given), 16 if given.standin else 1,
+        versions=str(told.get("packages", "stand-in")),
     )  # fmt: skip
 
 

@@ -92,14 +92,20 @@ def figures(lines: Iterable[str]) -> dict[str, float]:
     return found
 
 
-def beside(said: Mapping[str, float]) -> float | None:
-    """Bytes that vLLM takes beside weights and cache: consumed and peak activation, less the weights, and the graphs.
+def real(said: Mapping[str, float], weights: float | None) -> dict[str, float]:
+    """Bytes, by the names of the preflight's estimate. WEIGHTS: what the preflight takes them for.
 
-    What is called peak activation holds the estimate for the graphs already.
+    total: all that vLLM holds without a cache, which decides whether it starts. What vLLM calls peak activation has its
+    estimate for the CUDA graphs in it.
     """
-    if not {"consumed", "peak_activation", "weights"} <= set(said):
-        return None
-    return said["consumed"] + said["peak_activation"] - said["weights"]
+    found = {name: said[name] for name in ("weights", "cache", "share") if name in said}
+    if {"consumed", "peak_activation"} <= set(said):
+        found["total"] = said["consumed"] + said["peak_activation"]
+        if weights is not None:
+            found["beside"] = found["total"] - weights
+    if said.get("cache_tokens") and "cache" in said:
+        found["cache_of_a_token"] = said["cache"] / said["cache_tokens"]
+    return found
 
 
 def warnings(lines: Iterable[str]) -> list[str]:

@@ -25,8 +25,6 @@ from bench.gpu.place import NAME, Eyes, Place, Run, Users
 from bench.gpu.results import Results
 from bench.gpu.users import USERS
 
-GIB = 2**30
-MIB = 2**20
 NOT_FOUND = 30.0  # seconds after which a hang counts as not found
 KERNEL_SECONDS = 9.0  # how long the kernel runs that does not end: longer than any verdict should take
 SETTLE = 5.0  # seconds until users keep a server busy
@@ -52,6 +50,8 @@ class Bench:
     lighter: int = 1  # users are divided by it
     started: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: str = ""
 
     def serve(self, run: Run) -> None:
         """With RUN: as it runs, or started."""
@@ -67,11 +67,6 @@ class Bench:
 
     def users(self, kind: str, seconds: float) -> Users:
         return self.place.users(kind, seconds, max(2, USERS[kind] // self.lighter))
-
-    @property
-    def total(self) -> int | None:
-        seen = self.memory.seen().get("total_mib")
-        return None if seen is None else int(seen) * MIB
 
 
 def start(bench: Bench) -> None:
@@ -109,39 +104,36 @@ def _memory_of(bench: Bench, run: Run, loads: bool = False) -> None:
     said = bench.started.get(run.label, {}).get("figures") or log_lines.figures(
         bench.place.log.read_text(encoding="utf-8", errors="replace").splitlines()
     )
-    entry: dict[str, Any] = {
+    value: dict[str, Any] = {
         "arguments": words, "model": bench.served, "standin": bench.place.options.standin, "vllm": said,
-        "beside": log_lines.beside(said), "after_start": bench.memory.seen(),
+        "after_start": bench.memory.seen(),
     }  # fmt: skip
     if loads:
         for kind in ("picture", "short") if run.pictures else ("long", "short"):
             with bench.users(kind, 15) as users:
-                entry[f"after_{kind}_answers"] = users.wait(60).get("answers")
-            entry[f"after_{kind}"] = bench.memory.seen()
+                value[f"after_{kind}_answers"] = users.wait(60).get("answers")
+            value[f"after_{kind}"] = bench.memory.seen()
+    card = None
     try:
-        entry["preflight"] = estimates.estimate(
-            bench.place.options.model, bench.place.options.served, words, bench.total
-        )  # fmt: skip
+        card = estimates.card() if not bench.place.options.standin else None
+        told = estimates.estimate(bench.place.options.model, bench.place.options.served, words, card)
     except Exception as error:  # as above
-        entry["preflight"] = {"problem": f"{type(error).__name__}: {error}"}
-    entry["ratios"] = ratios(entry["preflight"], said, entry["beside"])
-    bench.results.keep(f"memory: {run.label}", entry)
-    known = {key: value for what, value in bench.results.all() if (key := what.partition("memory: ")[2])}
-    bench.results.file(FILE, list(known.values()))
+        told = {"problem": f"{type(error).__name__}: {error}"}
+    real = log_lines.real(said, told.get("weights"))
+    value |= {"preflight": told, "real": real, "ratios": ratios(told, real)}
+    bench.results.keep(f"memory: {run.label}", value)
+    if card is not None and "total" in told and "total" in real:
+        held = {
+            key: seen.get("used_mib") for key, seen in value.items() if isinstance(seen, dict) and "used_mib" in seen
+        }
+        more = {"at": time.strftime("%Y-%m-%d"), "vllm": bench.versions, "model": bench.served, "nvml_used_mib": held}
+        bench.entries[run.label] = estimates.entry(said, told, card, words, **more)
+        bench.results.file(FILE, {"runs": list(bench.entries.values())})
 
 
-def ratios(estimate: Mapping[str, Any], said: Mapping[str, float], beside: float | None) -> dict[str, float]:
+def ratios(told: Mapping[str, Any], real: Mapping[str, float]) -> dict[str, float]:
     """What is real against what was estimated."""
-    real = {
-        "weights": said.get("weights"), "cache": said.get("cache"), "share": said.get("share"), "beside": beside,
-        "cache_of_a_token": said["cache"] / said["cache_tokens"] if {"cache", "cache_tokens"} <= set(said) else None,
-    }  # fmt: skip
-    found = {}
-    for name, value in real.items():
-        told = estimate.get(name)
-        if value and isinstance(told, (int, float)) and told > 0:
-            found[name] = round(value / told, 4)
-    return found
+    return {name: round(value / told[name], 4) for name, value in real.items() if told.get(name)}
 
 
 # Hangs.

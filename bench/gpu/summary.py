@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 GIB = 2**30
-IN_GIB = ("weights", "cache", "share", "beside")
+IN_GIB = ("weights", "beside", "total", "share", "cache")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -39,16 +39,13 @@ def _memory(found: Sequence[tuple[str, Any]]) -> list[str]:
     entries = {what: value for what, value in found if what.startswith("memory: ")}
     rows: list[Sequence[object]] = []
     for what, value in entries.items():
-        said, estimate = value["vllm"], value["preflight"]
+        run, told, real = what.partition(": ")[2], value["preflight"], value["real"]
         for name in IN_GIB:
-            real = value["beside"] if name == "beside" else said.get(name)
-            rows.append(
-                (what.partition(": ")[2], name, _gib(estimate.get(name)), _gib(real), value["ratios"].get(name))
-            )
+            rows.append((run, name, _gib(told.get(name)), _gib(real.get(name)), value["ratios"].get(name)))
         held = [
             str(value[key].get("used_mib", "")) for key in value if key.startswith("after_") and "answers" not in key
         ]
-        rows.append((what.partition(": ")[2], "NVML after the start and after loads, MiB", "", ", ".join(held), ""))
+        rows.append((run, "NVML after the start and after loads, MiB", "", ", ".join(held), ""))
     head = ("run", "what, GiB", "preflight", "vLLM", "vLLM / preflight")
     return ["## Memory", "", *table(head, rows), ""] if rows else []
 
