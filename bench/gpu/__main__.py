@@ -81,6 +81,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--hangs", default="remembers=2,idle=9,loaded=9,kernel=3,api=3", help="how many of each (default: %(default)s)")
     add("--soak-seconds", type=float, default=540)
     add("--turn", type=float, default=25, help="seconds of one kind of load in soak")
+    add("--load", type=float, default=15, help="seconds of each load in memory")
     add("--rounds", type=int, default=8, help="of throughput")
     add("--window", type=float, default=9, help="seconds of each half of a round")
     add("--compare", metavar="NAME=VALUE,VALUE", help="for the part compare: a variable of the environment")
@@ -253,7 +254,7 @@ def make(given: argparse.Namespace, results: Results) -> parts.Bench:
     return parts.Bench(
         Place(options), memory, results, runs, given.start_limit, given.served, given.hangs, given.soak_seconds,
         given.turn, given.rounds, given.window, compare(given), 16 if given.standin else 1,
-        versions=str(told.get("packages", "stand-in")),
+        load_seconds=given.load, versions=str(told.get("packages", "stand-in")),
     )  # fmt: skip
 
 

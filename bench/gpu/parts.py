@@ -21,7 +21,7 @@ from vllm_keeper.signals import gpu
 from vllm_keeper.watch import board, counters
 
 from bench.gpu import ask, estimates, log_lines, readings, starts
-from bench.gpu.place import NAME, Eyes, Place, Run, Users
+from bench.gpu.place import Eyes, Place, Run, Users
 from bench.gpu.results import Results
 from bench.gpu.users import USERS
 
@@ -52,6 +52,7 @@ class Bench:
     failed: set[str] = field(default_factory=set)
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: str = ""
+    load_seconds: float = 15.0
 
     def serve(self, run: Run) -> None:
         """With RUN: as it runs, or started."""
@@ -110,8 +111,8 @@ def _memory_of(bench: Bench, run: Run, loads: bool = False) -> None:
     }  # fmt: skip
     if loads:
         for kind in ("picture", "short") if run.pictures else ("long", "short"):
-            with bench.users(kind, 15) as users:
-                value[f"after_{kind}_answers"] = users.wait(60).get("answers")
+            with bench.users(kind, bench.load_seconds) as users:
+                value[f"after_{kind}_answers"] = users.wait(bench.load_seconds + 60).get("answers")
             value[f"after_{kind}"] = bench.memory.seen()
     card = None
     try:
@@ -398,8 +399,8 @@ def record(bench: Bench) -> None:
 def _shown(bench: Bench) -> dict[str, Any]:
     with Eyes(bench.place):
         time.sleep(2)
-        one = board.of(NAME)
-        run = runfile.living(NAME)
+        one = board.of(bench.place.name)
+        run = runfile.living(bench.place.name)
     return {"watcher": vars(one) if one else None, "runner": run.phase if run else None}
 
 

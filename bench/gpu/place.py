@@ -84,6 +84,8 @@ def free_port() -> int:
 class Place:
     def __init__(self, options: Options) -> None:
         self.options, self.port = options, options.port
+        # Several that are only tried may run beside each other.
+        self.name = f"{NAME}-{os.getpid()}" if options.standin else NAME
         self.work, self.etc, self.state = options.work, options.work / "etc", options.work / "var"
         for folder in (self.work, self.etc, self.state):
             folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +159,7 @@ class Place:
             "tensor-parallel-size": 1, "shutdown-timeout": 60,
             "disable-access-log-for-endpoints": "/health,/metrics,/metrics/", **options.words, **run.words,
         }  # fmt: skip
-        file = self.work / f"{NAME}.yaml"
+        file = self.work / f"{self.name}.yaml"
         file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in words.items()), encoding="utf-8")
         environment = {**options.environment, **run.environment, "STEADFAST_GPU_HANG": str(self.trigger)}
         path = [str(HANG), environment.get("PYTHONPATH", "")]
@@ -165,7 +167,7 @@ class Place:
         secrets = self.work / "environment"
         secrets.write_text("".join(f"{key}='{value}'\n" for key, value in environment.items()), encoding="utf-8")
         settings = {
-            "name": NAME, "manager": "supervisor", "control": [str(ROOT / "tests/standin/supervisorctl")],
+            "name": self.name, "manager": "supervisor", "control": [str(ROOT / "tests/standin/supervisorctl")],
             "base_url": f"http://127.0.0.1:{self.port}", "config_file": str(file), "env_file": str(secrets),
             "model_path": options.model if options.model.startswith("/") else "", "log_file": str(self.log),
             "start_timeout": options.start_timeout, "drain_timeout": 60,
@@ -173,7 +175,7 @@ class Place:
             # What is measured is not held up, and nothing is restarted.
             "gate": {"back_off": [0], "budget": 100, "jitter": 0}, "watch": {"dry_run": True},
         }  # fmt: skip
-        (self.etc / f"{NAME}.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        (self.etc / f"{self.name}.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         return file
 
     def keeper(self, state: Path, *words: str) -> list[str]:
@@ -187,7 +189,7 @@ class Place:
         """Begin it. What it writes comes to the log's end."""
         file = self.configure(run)
         command = [*self.options.vllm, "serve", "--config", str(file)]
-        words = self.keeper(self.state, "run", NAME, "--forever", "--delay", "0", "--", *command)
+        words = self.keeper(self.state, "run", self.name, "--forever", "--delay", "0", "--", *command)
         made = self.start(words, self.keeper_environment(), self.log)
         (self.work / "run.json").write_text(json.dumps({"label": run.label, "port": self.port}), encoding="utf-8")
         return made
@@ -204,7 +206,7 @@ class Place:
         return self.complete(1, 10).status == 200
 
     def api(self) -> int | None:
-        found = runfile.living(NAME)
+        found = runfile.living(self.name)
         return None if found is None else found.pid
 
     def engine(self) -> int | None:
@@ -297,7 +299,7 @@ class Eyes:
             shutil.rmtree(self.state, ignore_errors=True)
             self.state.mkdir(parents=True)
             with contextlib.suppress(OSError):
-                shutil.copy(self.place.state / f"{NAME}.json", self.state)
+                shutil.copy(self.place.state / f"{self.place.name}.json", self.state)
         self.log.unlink(missing_ok=True)
         words = self.place.keeper(self.state, "watch", "--listen", f"127.0.0.1:{self.port}")
         self.process = self.place.start(words, self.place.keeper_environment(), self.log)
@@ -312,7 +314,7 @@ class Eyes:
     def becomes_ready(self, within: float) -> bool:
         until = time.monotonic() + within
         while time.monotonic() < until and self.process.poll() is None:
-            if ask.ask(self.port, f"/ready/{NAME}").status == 200:
+            if ask.ask(self.port, f"/ready/{self.place.name}").status == 200:
                 return True
             time.sleep(0.05)
         return False
@@ -333,7 +335,7 @@ class Eyes:
 
     def incidents(self) -> list[dict[str, Any]]:
         try:
-            data = json.loads((self.state / f"{NAME}.watch").read_text(encoding="utf-8"))
+            data = json.loads((self.state / f"{self.place.name}.watch").read_text(encoding="utf-8"))
             found: list[dict[str, Any]] = data["incidents"]
             return found
         except (OSError, ValueError, KeyError):
@@ -379,7 +381,11 @@ def refusal(place: Place) -> str:
     """Why nothing should be started here, "" if nothing speaks against it."""
     if os.geteuid() != 0:
         return f"{runfile.DIRECTORY}: only root may write there: run this as root"
-    if board.read() is not None and not any("watch" in one.command for one in place.mine()):
+    if (
+        not place.options.standin
+        and board.read() is not None
+        and not any("watch" in one.command for one in place.mine())
+    ):
         return "a watcher of vllm-keeper runs on this machine: stop it first (systemctl stop vllm-keeper)"
     with socket.socket() as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from bench.gpu import log_lines, readings
-from bench.gpu.place import NAME, Eyes, Place, Run
+from bench.gpu.place import Eyes, Place, Run
 from bench.gpu.results import Results
 
 POLL = 0.1
@@ -101,7 +101,7 @@ def start(place: Place, run: Run, memory: readings.Memory, results: Results, lim
     """What a start of RUN shows; kept under the name WHAT. Raises NotServing."""
     place.end(10)
     place.log.write_bytes(b"")
-    for file in place.state.glob(f"{NAME}*"):
+    for file in place.state.glob(f"{place.name}*"):
         file.unlink()  # of starts before: each is to be the first one
     before = memory.used()
     follower = Follower(place)
