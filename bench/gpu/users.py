@@ -28,7 +28,7 @@ from bench.gpu import ask
 KINDS = ("short", "sampled", "long", "picture", "huge", "mixed")
 USERS = {"short": 256, "sampled": 256, "long": 256, "picture": 64, "huge": 32, "mixed": 96}
 SIDE, HUGE = 928, 3000
-PICTURES, HUGE_PICTURES = 64, 4
+PICTURES, HUGE_PICTURES = 128, 4
 GIVE_UP = 120.0  # seconds for one answer
 SAMPLED = {"temperature": 0.7, "top_k": 20, "top_p": 0.8}
 Told = tuple[str, str, float]  # kind, status, seconds

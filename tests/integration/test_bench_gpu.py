@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 QUICK = (
-    "--hangs", "remembers=1,idle=1,loaded=1,kernel=1,api=1", "--load", "2", "--soak-seconds", "8", "--turn", "3", "--rounds", "1",
-    "--window", "2", "--start-limit", "60", "--run", '{"max-num-batched-tokens": 2048}',
+    "--hangs", "remembers=1,idle=1,loaded=1,kernel=1,api=1", "--load", "2", "--soak-seconds", "8", "--turn", "3",
+    "--rounds", "1", "--window", "2", "--start-limit", "60", "--run", '{"max-num-batched-tokens": 2048}',
 )  # fmt: skip
 
 
