@@ -55,10 +55,22 @@ def record(subject: faults.Subject, seconds: float, stop: str = "", at: float = 
     begun, pid = time.monotonic(), api()[0]
     if stop:
         threading.Thread(target=halt, args=(subject, stop, begun + at), daemon=True).start()
+    found = looks(subject, pid, seconds)
+    print(f"{subject.host}: {time.monotonic() - begun:.0f} s, answers: {subject.answers()}", file=sys.stderr)
+    return found
+
+
+def looks(subject: faults.Subject, pid: str, seconds: float) -> list[list[object]]:
+    """What this process and those below it do, for so long."""
     words = ["python3", "-c", PROGRAM, KEEPER, pid, str(seconds)]
     said = client.on(subject.host, *words, timeout=seconds + 60)
-    print(f"{subject.host}: {time.monotonic() - begun:.0f} s, answers: {subject.answers()}", file=sys.stderr)
     return [json.loads(line) for line in said.splitlines()]
+
+
+def write(file: Path, what: str, seen: list[list[object]]) -> None:
+    """A recording, one look a line."""
+    rows = ",\n".join(json.dumps(row) for row in seen)
+    file.write_text(f'{{"what": {json.dumps(what)}, "looks": [\n{rows}\n]}}\n')
 
 
 def halt(subject: faults.Subject, what: str, when: float) -> None:
@@ -79,9 +91,8 @@ def main() -> int:
     parser.add_argument("--what", default="", help="what it is a recording of, for who reads it")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    looks = record(faults.Subject(options.host, options.manager), options.seconds, options.stop, options.at)
-    rows = ",\n".join(json.dumps(row) for row in looks)
-    options.out.write_text(f'{{"what": {json.dumps(options.what)}, "looks": [\n{rows}\n]}}\n')
+    seen = record(faults.Subject(options.host, options.manager), options.seconds, options.stop, options.at)
+    write(options.out, options.what, seen)
     return 0
 
 

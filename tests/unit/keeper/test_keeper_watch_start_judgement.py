@@ -26,13 +26,13 @@ PID = 42
 
 
 def watch(
-    looks: Iterable[tuple[float, Signs]], settings: WatchSettings = SETTINGS
+    looks: Iterable[tuple[float, Signs]], settings: WatchSettings = SETTINGS, answers: bool | None = False
 ) -> tuple[float | None, StartJudgement]:
     """(after how many seconds it is ended, None if it never is; the last judgement)"""
     memory, at, found = StartMemory(), 0.0, StartJudgement()
     for pause, signs in looks:
         at += pause
-        memory, found = judge_start(memory, at, PID, signs, settings)
+        memory, found = judge_start(memory, at, PID, signs, answers, settings)
         if found.reason:
             return at, found
     return None, found
@@ -99,7 +99,15 @@ def test_never_ended_by_what_is_not_known(name: str, pauses: list[float]) -> Non
 def test_nor_by_locks_that_nobody_looked_for_but_they_are_asked_for() -> None:
     after, found = watch([(1.0, replace(NOTHING, lock=None))] * 300)
 
-    assert after is None and found.locks
+    assert (after, found.ask) == (None, True)
+
+
+@pytest.mark.parametrize("answers", [True, None])
+def test_never_ended_unless_it_is_known_that_it_answers_nobody(answers: bool | None) -> None:
+    """Who has started idles rightly, also where nobody wrote down that it is ready."""
+    after, found = watch([(1.0, NOTHING)] * 300, answers=answers)
+
+    assert (after, found.ask) == (None, True)
 
 
 def test_never_ended_while_another_process_has_a_lock_open() -> None:
@@ -141,7 +149,7 @@ def test_zero_switches_it_off() -> None:
 
 
 def test_another_process_is_judged_anew() -> None:
-    memory, _none = judge_start(StartMemory(1, 100.0, 59.9), 101.0, PID, NOTHING, SETTINGS)
+    memory, _none = judge_start(StartMemory(1, 100.0, 59.9), 101.0, PID, NOTHING, False, SETTINGS)
 
     assert memory == StartMemory(PID, 101.0)
 

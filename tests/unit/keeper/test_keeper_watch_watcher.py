@@ -1122,6 +1122,7 @@ STALL = WatchSettings().start_stall_after
 def loads(rig: Rig) -> None:
     """Its process has begun a moment ago, and nobody answers yet."""
     rig.serve()
+    rig.api.silent = True
     rig.manager.seen = replace(rig.manager.seen, phase=d.STARTING, detail="activating (start-post)", process_age=3.0)
     rig.context.update(lambda state, _now: setattr(state.starts[-1], "ready_at", None))
     for pid in (rig.pid, rig.engine):
@@ -1170,6 +1171,13 @@ def test_a_start_that_moves_now_and_then_has_its_whole_time(rig: Rig) -> None:
     assert (rig.manager.calls, rig.incidents) == ([], [])
 
 
+def test_a_server_that_answers_is_let_be_also_where_nobody_wrote_down_that_it_is_ready(rig: Rig) -> None:
+    loads(rig)
+    rig.api.silent = False
+    rig.go(STALL + 60)
+    assert (rig.manager.calls, rig.incidents) == ([], [])
+
+
 def test_the_next_watcher_counts_anew_and_kills_it_all_the_same(rig: Rig) -> None:
     loads(rig)
     rig.go(STALL - 10)
@@ -1200,7 +1208,7 @@ def test_what_happens_in_the_last_moment_counts(rig: Rig, when: str) -> None:
 
     def meanwhile(*judged: Any) -> float:
         if when == "ready":
-            now = rig.clock.now()
+            rig.api.silent, now = False, rig.clock.now()
             rig.context.update(lambda state, _now: setattr(state.starts[-1], "ready_at", now))
         else:
             rig.context.update(lambda state, now: setattr(state, "intent", st.Intent("stop", now)))

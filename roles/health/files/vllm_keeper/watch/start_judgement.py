@@ -25,7 +25,7 @@ from vllm_keeper.watch.vital_signs import Signs
 
 MOST = 2.0  # seconds that one look counts for
 STOPPED_AFTER = 10.0  # seconds
-LOCKS = 3.0  # seconds before the limit from which on it is asked for others' locks
+ASK = 3.0  # seconds before the limit from which on more is asked: an answer of the API, locks of others
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,18 @@ class StartMemory:
 
 @dataclass(frozen=True)
 class StartJudgement:
-    """reason: why it is to be ended, "" if it is not. seconds: that it has stood still. locks: to be looked for."""
+    """reason: why it is to be ended, "" if it is not. seconds: that it has stood still. ask: to ask for more."""
 
     reason: str = ""
     seconds: float = 0.0
-    locks: bool = False
+    ask: bool = False
 
 
 def judge_start(
-    memory: StartMemory, at: float, pid: int, signs: Signs, settings: WatchSettings
+    memory: StartMemory, at: float, pid: int, signs: Signs, answers: bool | None, settings: WatchSettings
 ) -> tuple[StartMemory, StartJudgement]:
-    """AT: seconds of a clock that never goes back. PID: the main process of the start."""
+    """AT: seconds of a clock that never goes back. PID: the main process of the start. ANSWERS: whether /health is
+    answered with 200, None where nobody asked: who answers has started, and idles rightly."""
     if memory.pid != pid or memory.at is None:
         return StartMemory(pid, at, stopped=dict.fromkeys(signs.stopped or (), 0.0)), StartJudgement()
     spent = min(MOST, max(0.0, at - memory.at))
@@ -88,7 +89,7 @@ def judge_start(
         memory = StartMemory(pid, at, 0.0, {}, stopped)
     else:
         memory = StartMemory(pid, at, memory.still + (spent if known else 0.0), levels, stopped)
-    return memory, _decide(memory, signs, settings)
+    return memory, _decide(memory, signs, answers, settings)
 
 
 def _levels(before: Mapping[str, float], signs: Signs, spent: float) -> tuple[dict[str, float], bool, bool]:
@@ -111,7 +112,7 @@ def _levels(before: Mapping[str, float], signs: Signs, spent: float) -> tuple[di
     return levels, moved, signs.changed is not None and None not in done.values()
 
 
-def _decide(memory: StartMemory, signs: Signs, settings: WatchSettings) -> StartJudgement:
+def _decide(memory: StartMemory, signs: Signs, answers: bool | None, settings: WatchSettings) -> StartJudgement:
     if not settings.start_stall_after:
         return StartJudgement()
     limit = min(STOPPED_AFTER, settings.start_stall_after)
@@ -123,10 +124,8 @@ def _decide(memory: StartMemory, signs: Signs, settings: WatchSettings) -> Start
         why = f"its start cannot go on: stopped by a signal for {longest:.0f} s: {names}"
         return StartJudgement(why, longest)
     if memory.still <= settings.start_stall_after:
-        return StartJudgement("", memory.still, memory.still > settings.start_stall_after - LOCKS)
-    if signs.lock is None:
-        return StartJudgement("", memory.still, True)
-    if signs.lock:
+        return StartJudgement("", memory.still, memory.still > settings.start_stall_after - ASK)
+    if answers is not False or signs.lock != "":
         return StartJudgement("", memory.still, True)
     why = (
         f"its start stands still: for {memory.still:.0f} s its processes have used no CPU, read, written and received "

@@ -118,7 +118,7 @@ class VitalSigns:
             faults=max(0, faults),
             received=self._network(open_files),
             gpu=self._gpu(open_files.values()),
-            stopped={one: kin[one].title for one in seen if seen[one].state == STOPPED and one in kin},
+            stopped={one: _name(kin[one]) for one in seen if seen[one].state == STOPPED},
             lock=lock_of_another(self.proc, kin) if locks else None,
         )
 
@@ -238,6 +238,11 @@ def lock_of_another(proc: Path, ours: Iterable[int]) -> str | None:
                 if os.stat(f"{proc}/{pid}").st_uid in owners:
                     return file
     return ""
+
+
+def _name(process: processes.Process) -> str:
+    """`python3 vllm serve`, `VLLM::EngineCore`: what it runs, without folders and options."""
+    return " ".join(os.path.basename(word) for word in process.command[:3] if not word.startswith("-"))[:60] or "?"
 
 
 def _stat(proc: Path, pid: int) -> _One | None:

@@ -88,7 +88,7 @@ class Watcher:
         self.canary = Canary(context.instance, context.server, self.family.wake, clock)
         self._workers, self._api = Activity(context.proc), Activity(context.proc)
         self._vital_signs = VitalSigns(context.proc, self._gpu_memory)
-        self._start, self._start_locks = StartMemory(), False
+        self._start, self._start_ask = StartMemory(), False
         self.book = evidence.load(context.store.directory, self.name)
         self.memory = Memory(steps=self.book.steps.moved(clock() - wall(), clock()))
         self._saved_steps = self.memory.steps
@@ -285,12 +285,15 @@ class Watcher:
     def _judge_start(self, look: Look, judgement: Judgement, loads: bool) -> Judgement:
         """The same, or that of a start that stands still."""
         if not loads:
-            self._start, self._start_locks = StartMemory(), False
+            self._start, self._start_ask = StartMemory(), False
             self._vital_signs.forget()
             return judgement
-        signs = self._vital_signs.look(look.pid, self._start_locks)
-        self._start, found = judge_start(self._start, look.at, look.pid, signs, self.settings)
-        self._start_locks = found.locks
+        answers = None
+        if self._start_ask:
+            answers = self._server.get(self.context.instance.health_path, self.settings.timeout).kind == "ok"
+        signs = self._vital_signs.look(look.pid, self._start_ask)
+        self._start, found = judge_start(self._start, look.at, look.pid, signs, answers, self.settings)
+        self._start_ask = found.ask
         if found.reason:
             limit = self.settings.start_stall_after
             return Judgement("hung", d.KILL, found.reason, stalled=found.seconds, limit=limit)
