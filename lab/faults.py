@@ -160,12 +160,11 @@ STALLED = 25.0  # seconds that finding a stopped process, ending the start and o
 
 
 def ordered_start(subject: Subject) -> tuple[float, set[int]]:
-    """(when a start was ordered, processes of before): of a server that is ended first, so that nothing is drained."""
+    """(when a start was ordered, processes of before) of a server that serves and is stopped first."""
     before = subject.processes()
-    subject.on(f"kill -KILL {' '.join(map(str, before))} || true")
-    subject.keeper("resume", subject.name)
-    subject.keeper("restart", "--no-wait", subject.name)
+    subject.keeper("stop", subject.name)
     began = time.monotonic()
+    subject.keeper("start", "--no-wait", subject.name)
     appears(subject, "api", before)
     return began, before
 
