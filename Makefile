@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
-.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption driver faults nemesis rivals soak bench docs locks
+.PHONY: help venv lab converge demo endpoint down test lint unit sanity integration molecule adoption driver faults nemesis slow rivals soak bench docs locks
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -77,6 +77,9 @@ faults: ## every fault under every process manager, with real vLLM: writes docs/
 
 nemesis: converge ## random faults, several at once, while servers serve and start: five seeds of 15 steps; three hours
 	@scripts/step "Nemesis" "run the one command that the failure names" python -m lab.nemesis
+
+slow: converge ## ten starts that are slow for good reasons: the keeper ends none; half an hour
+	@scripts/step "Slow starts" "python -m lab.slow_starts --kind KIND is one of them" python -m lab.slow_starts
 
 rivals: ## the keeper beside the source guide's recipe, fault by fault: writes docs/rivals.md; two hours
 	@scripts/bootstrap lab
