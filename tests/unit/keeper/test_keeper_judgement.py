@@ -517,6 +517,13 @@ def test_an_active_api_that_does_not_answer_is_given_its_patience() -> None:
     assert killed >= SETTINGS.api_patience
 
 
+def test_counters_of_an_api_that_did_not_answer_say_nothing() -> None:
+    """No watcher has such a look; what is known of engines and of their work must fit together all the same."""
+    contrary = look(1, Counters({}), health=None, metrics=False)
+    told = watch([look(0, counted(1, 1, 1)), contrary, look(1.2, counted(1, 1, 1))])
+    assert [one.action for one in told] == [d.NONE] * 3
+
+
 def test_what_is_not_to_be_judged_is_not() -> None:
     stopped = look(0, process=replace(RUNS, phase=d.STOPPED, stopped_on_purpose=True), pid=0, health=None)
     starting = look(1, pid=0, health=None, metrics=False)

@@ -171,7 +171,7 @@ def _count(memory: Memory, look: Look) -> Memory:
     return replace(
         _learned(memory, look, progressed, step),
         at=look.at,
-        engines=memory.engines if look.counters is None else dict(look.counters.engines),
+        engines=dict(look.counters.engines) if answered and look.counters is not None else memory.engines,
         waits=waits,
         silent=silent,
         unanswered=0 if answered else memory.unanswered + 1,
