@@ -349,7 +349,9 @@ class Eyes:
                 peaks.append(row)
             else:
                 peaks[-1] = row
+        said = self.log.read_text(encoding="utf-8", errors="replace")[-600:] if self.log.exists() else ""
         return {
+            **({} if self.verdicts else {"watcher_said": said}),
             "verdicts": self.verdicts, "longest_step": self.longest, "most_waiting": self.most_waiting,
             "stalls": peaks[:25],
             "incidents": [
