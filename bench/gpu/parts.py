@@ -209,7 +209,7 @@ def _hang(bench: Bench, name: str) -> dict[str, Any]:
             _harm(bench, fault, target)
             while len(eyes.incidents()) <= known and time.monotonic() - at < NOT_FOUND:
                 time.sleep(0.01)
-            took = time.monotonic() - at
+            took, threads = time.monotonic() - at, readings.threads(engine)
         finally:
             if not fault.kernel or place.options.standin:
                 _send(target, signal.SIGCONT)
@@ -219,7 +219,7 @@ def _hang(bench: Bench, name: str) -> dict[str, Any]:
             "found": bool(incidents), "seconds": round(took, 2), "longest_step": longest,
             "verdict": incidents[0].get("verdict") if incidents else None,
             "reason": incidents[0].get("reason") if incidents else None,
-            "threads": readings.threads(engine), **({} if incidents else eyes.told()),
+            "threads": threads, **({} if incidents else eyes.told()),
         }  # fmt: skip
         hurt = round(at - tree.begun, 2)
         bench.results.row(
