@@ -257,6 +257,21 @@ def test_secrets_reach_the_server_and_no_command_line(rig: Rig) -> None:
     assert "hunter2" not in rig.log.read_text()
 
 
+def test_secrets_reach_a_server_whose_account_cannot_read_their_file(rig: Rig) -> None:
+    (rig.folder / "secrets").chmod(0o600)
+    # Only root can be somebody else. /bin/sh in the server's place, which needs no folder of ours.
+    another = ["--user", "daemon"] if os.geteuid() == 0 else []
+    command = [
+        sys.executable, "-m", "vllm_keeper", "--config-dir", str(rig.folder / "etc"),
+        "--state-dir", str(rig.folder / "var"), "run", NAME, *another,
+        "--", "/bin/sh", "-c", 'test "$SECRET_TOKEN" = "hunter2 and more" && id -un && exit 7',
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "roles/health/files")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 7, done.stderr
+    assert not another or "daemon" in done.stdout.split()
+
+
 def test_limits_are_enforced(rig: Rig) -> None:
     rig.start("--limit", "files=512", "--oom-score-adjust", "300")
     rig.ready()

@@ -258,6 +258,7 @@ class _Runner:
         """The API's pid. What keeps it from being run is told by the child itself, as exit status 127."""
         # From now on it may be in the middle of a line, a progress bar for one, whenever we say something.
         self.context.log.shared = True
+        environment = self._child_environment()  # by us: the account of the server cannot read its secrets' file
         pid = os.fork()
         if pid:
             if self.wanted.apart:  # here too: what is remembered of it must not depend on who is first
@@ -266,7 +267,7 @@ class _Runner:
             return pid
         try:
             _become(self.wanted)
-            os.execvpe(self.wanted.command[0], list(self.wanted.command), self._child_environment())
+            os.execvpe(self.wanted.command[0], list(self.wanted.command), environment)
         except (OSError, ValueError) as error:
             os.write(2, f"vllm-keeper run: {self.wanted.command[0]}: {error}\n".encode())
         finally:
