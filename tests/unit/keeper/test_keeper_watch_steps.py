@@ -52,6 +52,14 @@ def test_law_a_step_is_remembered_and_forgotten_in_time(
             assert known.longest == NO_STEP
 
 
+def test_a_step_of_a_server_with_little_to_do_is_remembered_from_when_it_was() -> None:
+    """And not from when the work began that one bucket covers."""
+    known = Steps()
+    for hour in range(60):
+        known = known.after(hour * 3600.0, 1.0, Step(2.0, 1.0) if hour == 23 else NO_STEP)
+        assert (known.longest == NO_STEP) == (hour < 23 or hour > 23 + 18), hour
+
+
 def test_a_clock_that_goes_back_forgets_nothing_and_raises_nothing() -> None:
     known = Steps().after(1000.0, 1.0, Step(2.0, 1.0)).after(-1e6, 1.0)
     assert known.longest == Step(2.0, 1.0)
