@@ -182,6 +182,18 @@ def test_news_is_told_once(host: Host) -> None:
     assert host.signals.news() == ["GPUs are read again"]
 
 
+def test_memory_in_use_is_told_of_the_gpus_of_an_instance_while_it_is_fresh(host: Host) -> None:
+    signals, size = host.signals, {"total": 80 * GIB, "reserved": 0}
+    host.say({**CARD, "memory": {**size, "used": 3 * GIB}}, {**OTHER, "memory": {**size, "used": 5 * GIB}})
+    host.look()
+    assert [signals.used(None), signals.used(["0"]), signals.used(["1"])] == [8 * GIB, 3 * GIB, 5 * GIB]
+    host.now += 3600
+    assert signals.used(None) is None, "an old look"
+    host.say({**CARD, "memory": None})
+    host.look()
+    assert signals.used(None) is None, "a GPU that does not tell"
+
+
 def test_a_host_without_gpus_and_log_says_so_and_finds_no_fault(tmp_path: Path) -> None:
     signals = HostSignals(gpu.Settings(python=str(tmp_path / "python"), kernel_log=str(tmp_path / "kmsg")))
     signals.start()
