@@ -27,7 +27,7 @@ def test_nothing_said_is_the_defaults() -> None:
 def test_what_is_said_is_taken() -> None:
     watch = {
         "enabled": False, "dry_run": True, "interval": 2, "doubt_interval": 0.5, "timeout": 1, "stall_after": 60,
-        "stall_factor": 2, "patience": 90, "patience_factor": 4, "api_patience": 45,
+        "stall_factor": 2, "patience": 90, "patience_factor": 4, "api_patience": 45, "start_stall_after": 0,
     }  # fmt: skip
     canary = {
         "enabled": False, "every": 5, "picture": "never", "picture_every": 10, "timeout": 30, "priority": -100,
@@ -52,6 +52,8 @@ def test_what_is_said_is_taken() -> None:
         ("watch", {"doubt_interval": 2}, "watch.doubt_interval: 2.0 must not exceed interval (1)"),
         ("watch", {"timeout": 0.05}, "watch.timeout: 0.05 must be between 0.1 and 60"),
         ("watch", {"stall_after": 0}, "watch.stall_after: 0 must be between 0.5 and 3600"),
+        ("watch", {"start_stall_after": -1}, "watch.start_stall_after: -1 must be between 0 and 86400"),
+        ("watch", {"start_stall_after": 0.5}, "watch.start_stall_after: 0.5 must be 0 (never) or at least 1"),
         ("watch", {"stall_after": True}, "watch.stall_after: True must be a number"),
         ("watch", {"stall_factor": 0.5}, "watch.stall_factor: 0.5 must be between 1 and 100"),
         ("watch", {"patience": 1, "stall_after": 2}, "watch.patience: 1.0 must not be shorter than stall_after (2)"),

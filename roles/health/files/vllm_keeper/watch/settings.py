@@ -80,6 +80,8 @@ def read(watch: Reader, canary: Reader) -> WatchSettings:
     )
     if settings.patience < settings.stall_after:
         watch.bad("patience", settings.patience, f"must not be shorter than stall_after ({settings.stall_after:g})")
+    if 0 < settings.start_stall_after < 1:
+        watch.bad("start_stall_after", settings.start_stall_after, "must be 0 (never) or at least 1")
     if settings.doubt_interval > settings.interval:
         watch.bad("doubt_interval", settings.doubt_interval, f"must not exceed interval ({settings.interval:g})")
     return settings
