@@ -34,7 +34,7 @@ PROGRAMS = {
     "while link.recv(65536): pass",
     "compiler": f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN!r}])",
     "reader": READ_A_PIPE,
-    "writer": "import time\nline = 'Loading safetensors checkpoint shards:  12% Completed | 1/8 [00:10<01:10, 10.2s/it]'\n"
+    "writer": "import time\nline = 'Loading safetensors checkpoint shards:  12% | 1/8 [00:10<01:10, 10.2s/it]'\n"
     "while True: print(line, flush=True) or time.sleep(1.5)",
     "children": "import subprocess, time\nwhile True: subprocess.run(['true']), time.sleep(1.5)",
     "lock": "import time, fcntl, sys\nwhile True:\n  with open(sys.argv[2], 'w') as file:\n    try:\n"
