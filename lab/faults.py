@@ -169,7 +169,7 @@ def ordered_start(subject: Subject) -> tuple[float, set[int]]:
     return began, before
 
 
-def appears(subject: Subject, what: str, before: set[int], within: float = 120) -> None:
+def appears(subject: Subject, what: str, before: set[int], within: float = 300) -> None:
     """Wait for a process of that kind that was not there before."""
     client.wait_until(lambda: bool(set(map(int, subject.pids(what))) - before), within, f"a new {what}", 0.1)
 
