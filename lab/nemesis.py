@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from lab import client, faults
 from lab.labkit.story import Deed, Step, story
 
-FINDS = 45.0  # systemd kills a stopped keeper after 20 s, and what is stopped in a start takes that 10 s more
+FINDS = 45.0  # systemd kills a stopped keeper after 20 s, and what is stopped in a start takes that 5 s more
 FIRST = 420.0  # for a lab that is found in whatever state
 
 

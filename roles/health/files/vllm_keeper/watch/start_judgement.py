@@ -24,7 +24,7 @@ from vllm_keeper.watch.settings import WatchSettings
 from vllm_keeper.watch.vital_signs import Signs
 
 MOST = 2.0  # seconds that one look counts for
-STOPPED_AFTER = 10.0  # seconds
+STOPPED_AFTER = 5.0  # seconds
 ASK = 3.0  # seconds before the limit from which on more is asked: an answer of the API, locks of others
 
 
