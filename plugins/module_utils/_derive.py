@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import ipaddress
+import json
 import typing as t
 from collections.abc import Mapping
 
@@ -25,6 +27,9 @@ BEFORE_USERS = -1000000
 KEEP_ALIVE_SECONDS = 75
 # As of 2026-11-22, vLLM 0.32: options that have no other form (--no-...), and are false unless given.
 FLAGS = ("aggregate-engine-logging", "data-parallel-multi-port-external-lb", "disable-log-stats", "grpc", "headless")
+# As of 2026-11-28, vLLM 0.32: they change the model that is compiled, and the key of vLLM's compile cache leaves them
+# out (MultiModalConfig.compute_hash). A start that finds what others compiled dies, and so do all after it.
+NOT_IN_CACHE_KEY = ("language-model-only", "limit-mm-per-prompt")
 
 
 def derive(instance: Mapping[str, t.Any], model_root: str) -> dict[str, t.Any]:
@@ -138,6 +143,17 @@ def environment(instance: Mapping[str, t.Any]) -> dict[str, str]:
         # Indices as nvidia-smi counts them; CUDA's own order is by speed.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
+    variables.update(compile_cache(serve(instance)))
     if instance["gpus"] is not None:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in instance["gpus"])
     return {name: value for name, value in variables.items() if name not in instance["env"]}
+
+
+def compile_cache(served: Mapping[str, t.Any]) -> dict[str, str]:
+    """A folder for each value of the options that vLLM's own key of its compile cache forgets; {} where none is set."""
+    forgotten = {name: served[name] for name in NOT_IN_CACHE_KEY if name in served}
+    if not forgotten:
+        return {}
+    digest = hashlib.sha256(json.dumps(forgotten, sort_keys=True).encode()).hexdigest()[:12]
+    # vLLM itself puts the home of its user in place of the tilde.
+    return {"VLLM_CACHE_ROOT": f"~/.cache/vllm-{digest}"}

@@ -72,6 +72,25 @@ def test_no_instances_given_is_the_guides_one() -> None:
     }  # fmt: skip
 
 
+def test_what_vllms_cache_key_forgets_has_a_cache_of_its_own() -> None:
+    """vLLM 0.32 on an H100 took the graph that was compiled with pictures for a start without them, and died."""
+
+    def cache(**extra: object) -> str | None:
+        (instance,) = normalise([{"name": "a", "model": "/srv/m", "extra_args": extra}])
+        return instance["environment"].get("VLLM_CACHE_ROOT")
+
+    without = cache(**{"limit-mm-per-prompt": {"image": 0, "video": 0}})
+    assert cache() is None and cache(dtype="half") is None
+    assert without is not None and without.startswith("~/.cache/vllm-")
+    # The same whatever the order and whatever else changes, so that a restart finds what was compiled.
+    assert cache(**{"limit-mm-per-prompt": {"video": 0, "image": 0}, "dtype": "half"}) == without
+    others = [cache(**{"limit-mm-per-prompt": {"image": 1}}), cache(**{"language-model-only": True})]
+    assert len({without, *others}) == 3
+    own_folder = {"env": {"VLLM_CACHE_ROOT": "/c"}, "extra_args": {"language-model-only": True}}
+    (own,) = normalise([{"name": "a", "model": "/srv/m", **own_folder}])
+    assert "VLLM_CACHE_ROOT" not in own["environment"]
+
+
 def test_an_empty_list_is_no_instance() -> None:
     assert normalise([]) == []
 
