@@ -105,10 +105,13 @@ def toolkit(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         check, found = f"toolkit[{instance['name']}]", look["toolkits"][instance["name"]]
         off = f'set VLLM_USE_FLASHINFER_SAMPLER: "0" in env of instance {instance["name"]}: Triton samples then'
         if found["nvcc"] is None:
-            yield error(
+            # A release from before it had a toolkit is about to be replaced by one that has: judged when that is here.
+            say = warning if look["tried"] is None and not _compiling(instance)["cuda_home"] else error
+            why = f"; that of the release cannot be used: {look['tried']}" if look["tried"] else ""
+            yield say(
                 check,
                 "FlashInfer compiles its sampler when vLLM starts, and finds no CUDA compiler",
-                f"no nvcc in {found['home'] or 'CUDA_HOME, on PATH or in /usr/local/cuda'}",
+                f"no nvcc in {found['home'] or 'the release, CUDA_HOME, on PATH or in /usr/local/cuda'}{why}",
                 f"{off}; or install a CUDA toolkit {wanted['cuda']} and name its folder in CUDA_HOME",
             )
         elif found["nvcc"] and found["headers"] and found["nvcc"] != found["headers"]:

@@ -9,6 +9,7 @@ that user could point one anywhere, and this runs as root.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -40,7 +41,10 @@ def look(wanted: Mapping[str, t.Any], python: Sequence[int] | None, run: _gpu_ho
         },
         # None: there is no release yet.
         "flashinfer": None if packages is None else compiles(packages),
-        "toolkits": {one["name"]: toolkit(one["compiling"]["cuda_home"]) for one in wanted["instances"]},
+        "toolkits": {
+            one["name"]: toolkit(one["compiling"]["cuda_home"], wanted["release"]) for one in wanted["instances"]
+        },
+        "tried": tried(Path(wanted["release"])),
         "caches": {one["name"]: caches(one["compiling"], wanted["home"]) for one in wanted["instances"]},
     }
 
@@ -80,12 +84,26 @@ def headers(wanted: Mapping[str, t.Any], python: Sequence[int] | None, run: _gpu
     return Path(folder, "Python.h").is_file() if status == 0 and folder.startswith("/") else None
 
 
-def toolkit(cuda_home: str) -> dict[str, str | None]:
+def tried(release: Path) -> str | None:
+    """Why the release's own toolkit cannot compile here, as it was tried when the release was made, "" if it can; None
+    for a release that was made before such was tried, or is not there yet.
+    """
+    try:
+        marker = json.loads(_read(release / ".complete.json") or "{}")
+    except ValueError:
+        return None
+    told = marker.get("toolkit") if isinstance(marker, dict) else None
+    return str(told.get("problem", "")) if isinstance(told, dict) else None
+
+
+def toolkit(cuda_home: str, release: str = "") -> dict[str, str | None]:
     """Where FlashInfer looks for a CUDA compiler: the folder, nvcc's version and that of the headers.
 
-    nvcc: None where there is none, "" where its version is not known. Never run: the folder may be anybody's.
+    The service's PATH has the release's own before the host's. nvcc: None where there is none, "" where its version is
+    not known. Never run: the folder may be anybody's.
     """
-    found = shutil.which("nvcc")
+    own = Path(release, "cuda", "bin", "nvcc") if release else None
+    found = str(own) if own is not None and own.is_file() else shutil.which("nvcc")
     home = Path(cuda_home or (Path(found).parent.parent if found else USUAL_TOOLKIT))
     nvcc = home / "bin" / "nvcc"
     return {

@@ -39,7 +39,8 @@ def wanted(one: dict[str, t.Any] | None = None, **keys: t.Any) -> dict[str, t.An
 
 def seen(*, card: dict[str, t.Any] | None = None, identity: str = "debian", **keys: t.Any) -> dict[str, t.Any]:
     """A host of 16 cores on which all is there, and nothing was compiled before."""
-    start = {"cores": 16, "compilers": ALL, "flashinfer": True, "toolkits": {"a": FITS}, "caches": {"a": COLD}, **keys}
+    start = {"cores": 16, "compilers": ALL, "flashinfer": True, "toolkits": {"a": FITS}, "caches": {"a": COLD},
+             "tried": "", **keys}  # fmt: skip
     smi = {"problem": "", "driver": "580.95.05", "cards": [card or CARD], "processes": []}
     return {"start": start, "smi": smi, "gpus": [], "models": {}, "os_release": {"ID": identity}}
 
@@ -63,8 +64,13 @@ PROBLEMS: list[tuple[dict[str, t.Any], dict[str, t.Any], str, str, str, str]] = 
     (wanted(packages=["gcc", "curl"]), seen(compilers=NONE, identity="rocky"), "compilers", "error", "a C++ compiler",
      "gcc-c++, python3-devel"),
     (wanted(packages=[]), seen(compilers={**ALL, "headers": False}), "compilers", "error", "Python.h", "python3-dev"),
-    (wanted(), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}), "toolkit[a]", "error", "no nvcc in C",
-     'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
+    (wanted(), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}), "toolkit[a]", "error",
+     "no nvcc in the release, C", 'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
+    (wanted(), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}, tried="no C compiler"), "toolkit[a]",
+     "error", "that of the release cannot be used: no C compiler", 'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
+    # Of a release from before one was made; the one that this run installs may have it.
+    (wanted(), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}, tried=None), "toolkit[a]", "warning",
+     "no nvcc in the release, C", 'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
     (wanted(), seen(toolkits={"a": {"home": "/c", "nvcc": "13.5", "headers": "13.0"}}), "toolkit[a]", "error",
      "nvcc 13.5 and headers 13.0 in /c", "nvidia-cuda-nvcc"),
     (wanted(SLOW), seen(), "start[a]", "error", "start_timeout 120 s", "set start_timeout of instance a to"),
@@ -178,6 +184,31 @@ def test_no_toolkit_is_found_without_looking_further(tmp_path: Path, monkeypatch
     (tmp_path / "bin" / "nvcc").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert _start_host.toolkit("")["home"] == str(tmp_path)
+
+
+def test_the_release_s_own_toolkit_comes_before_the_host_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = release(tmp_path / "r", "13.0.88", 13000)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(_start_host, "USUAL_TOOLKIT", str(tmp_path / "none"))
+    assert _start_host.toolkit("", str(tmp_path / "r"))["nvcc"] is None
+    (tmp_path / "r" / "cuda").symlink_to(home)
+    own = {"home": str(tmp_path / "r" / "cuda"), "nvcc": "13.0", "headers": "13.0"}
+    assert _start_host.toolkit("", str(tmp_path / "r")) == own
+    assert _start_host.toolkit("/named", str(tmp_path / "r"))["home"] == "/named"
+
+
+@pytest.mark.parametrize(
+    ("marker", "told"),
+    [
+        (None, None), ("{}", None), ("{", None), ('{"toolkit": null}', None), ("[]", None),
+        ('{"toolkit": {"version": "13.0", "problem": ""}}', ""),
+        ('{"toolkit": {"version": "13.5", "problem": "refused"}}', "refused"),
+    ],
+)  # fmt: skip
+def test_what_a_release_says_of_its_toolkit(tmp_path: Path, marker: str | None, told: str | None) -> None:
+    if marker is not None:
+        (tmp_path / ".complete.json").write_text(marker)
+    assert _start_host.tried(tmp_path) == told
 
 
 def test_what_flashinfer_compiles(tmp_path: Path) -> None:
