@@ -27,6 +27,21 @@ REPOSITORY = "localhost/steadfast-vllm"
 LABEL = "steadfast.vllm.image"
 # Compose before it waits wrongly for health and knows no `driver: cdi`; BuildKit's named contexts want buildx 0.8.
 LEAST = {"Docker Engine": (23, 0), "Docker Compose": (2, 17), "Docker Buildx": (0, 8)}
+# Behind the text of _toolkit in an image's build, where no module is: makes the toolkit of the release that is named.
+# What is wrong with it is said, and fails nothing: a server that compiles nothing runs without.
+MAKE_TOOLKIT = """
+
+if __name__ == "__main__":
+    import subprocess
+    import sys
+
+    def run(command):
+        done = subprocess.run(list(command), capture_output=True, text=True, timeout=300, check=False)
+        return done.returncode, done.stderr + done.stdout
+
+    made = assemble(Path(sys.argv[1]), run)
+    print(f"CUDA toolkit: {made.version or 'none'}{made.problem and f', unusable: {made.problem}'}")
+"""
 DAEMON_FILE = Path("/etc/docker/daemon.json")
 
 
@@ -53,9 +68,14 @@ class Build:
 def tag(version: str, build: Build) -> str:
     """The image's name: vLLM's version and a digest of all that decides its content."""
     parts = [build.base, build.containerfile, build.lock_sha256, *build.packages, str(build.compile)]
-    parts.append(inspect.getsource(_toolkit))
+    parts.append(toolkit_script())
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"{REPOSITORY}:{version}-{digest[:12]}"
+
+
+def toolkit_script() -> str:
+    """What an image's build runs with its own Python to make the CUDA toolkit of its release."""
+    return inspect.getsource(_toolkit) + MAKE_TOOLKIT
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -161,7 +181,7 @@ class Engine:
             tools.mkdir()
             Path(folder, "Containerfile").write_text(build.containerfile, encoding="utf-8")
             (context / "vllm.txt").write_text(build.lock, encoding="utf-8")
-            (context / "toolkit.py").write_text(inspect.getsource(_toolkit), encoding="utf-8")
+            (context / "toolkit.py").write_text(toolkit_script(), encoding="utf-8")
             shutil.copy2(os.path.realpath(build.uv), tools / "uv")
             command = build_command(self.docker, folder, name, base, build)
             done = self._run_build(command, build)

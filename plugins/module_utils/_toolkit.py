@@ -8,7 +8,7 @@ FlashInfer and others compile kernels when a server starts. They look for nvcc i
 its headers, but not in the form that a linker takes: libcudart.so and libcuda.so are missing, and lib64.
 `<release>/cuda` has that form. The service has `<release>/cuda/bin` on its PATH.
 
-Standard library only, and nothing of this collection: an image's build runs this file as it is.
+Standard library only, and nothing of this collection: an image's build runs this text as it is.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,7 +123,7 @@ def _built(folder: Path, source: Path, run: Run) -> str:
         (folder / name).symlink_to(os.path.relpath(source / name, folder))
     for library in sorted((source / "lib").glob("lib*")):
         # libcudart.so.13 is what runs, libcudart.so what a linker looks for.
-        for name in {library.name, re.sub(r"\.so\.[\d.]+$", ".so", library.name)}:
+        for name in dict.fromkeys([library.name, re.sub(r"\.so\.[\d.]+$", ".so", library.name)]):
             (libraries / name).symlink_to(os.path.relpath(library, libraries))
     # The driver brings libcuda.so.1, of which a linker needs the names alone.
     names = stubs / "libcuda.c"
@@ -146,19 +144,3 @@ def _built(folder: Path, source: Path, run: Run) -> str:
         for left in (names, probe, made):
             left.unlink(missing_ok=True)
     return ""
-
-
-def main() -> int:
-    """In an image's build: the release's folder is the only word. What is wrong is said, and fails nothing."""
-
-    def run(command: Sequence[str]) -> tuple[int, str]:
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=300, check=False)
-        return done.returncode, done.stderr + done.stdout
-
-    toolkit = assemble(Path(sys.argv[1]), run)
-    print(f"CUDA toolkit: {toolkit.version or 'none'}{toolkit.problem and f', unusable: {toolkit.problem}'}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

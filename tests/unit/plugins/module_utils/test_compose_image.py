@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -177,3 +178,21 @@ def test_docker_is_not_restarted_under_containers() -> None:
     with pytest.raises(images.Problem, match="containers run here"):
         images.Engine(docker).switch_cdi_on()
     assert len(docker.commands) == 1
+
+
+def test_an_image_s_own_python_can_make_its_toolkit(tmp_path: Path) -> None:
+    """The text is run as it is, without this collection: it must not need it."""
+    script = tmp_path / "toolkit.py"
+    script.write_text(images.toolkit_script(), encoding="utf-8")
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", str(script), str(tmp_path)], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "CUDA toolkit: none\n", "")
+    wheels = tmp_path / "lib/python3.12/site-packages/nvidia/cu13/bin"
+    wheels.mkdir(parents=True)
+    (wheels / "nvcc").write_text("#!/bin/sh\necho release 13.5, V13.5.37\n")
+    (wheels / "nvcc").chmod(0o755)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", str(script), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("CUDA toolkit: 13.5, unusable: the headers of the CUDA runtime are missing")
