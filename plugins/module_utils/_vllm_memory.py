@@ -25,13 +25,18 @@ BATCHES = ((160 * GIB, 16384, 1024), (70 * GIB, 8192, 1024), (0, 2048, 256))
 SMALL = "a100"
 # Requests in one batch for which CUDA graphs are captured at most: 1024 on compute capability 10, 512 elsewhere.
 GRAPH_SIZES, GRAPH_SIZES_10 = 512, 1024
-# Measured, of one layer and one captured size: 0.45 GiB for 36 layers and 51 sizes (H100).
-GRAPH = 263_000
-# Measured, what the shapes do not explain: CUDA's modules, workspaces of cuBLAS, blocks that PyTorch's allocator keeps,
-# and by how much vLLM thinks its graphs larger than they become (H100).
-RUNTIME = 12 * GIB // 10
-# Of a shape that is not understood at least this is taken.
-LEAST = GIB // 2
+# Of one layer and one captured size, as vLLM estimates it before it makes the cache: what counts in the share is that
+# estimate, not what the graphs take in the end. profile_cudagraph_memory() of vLLM 0.32 captures all piecewise graphs
+# and the two largest full ones, and takes the second for the size of each of the other full ones. From four starts of
+# Qwen3-VL-8B (36 layers, 51 sizes) on an H100 on 2026-11-28: 0.62 GiB captured, 1.15 GiB estimated (11 MiB for each of
+# the 49 others), 0.45 GiB in the end. All starts had 51 sizes
+# and 36 layers: how much of it grows with either was not measured, only that the part of the 49 does with the sizes.
+GRAPH = 672_500
+# vLLM's own least for one full graph (_MIN_PER_GRAPH_BYTES).
+LEAST_GRAPH = MIB
+# What the shapes do not explain: CUDA's modules, workspaces of cuBLAS, blocks that PyTorch's allocator keeps. What is
+# left of the same four starts: 0.495 to 0.500 GiB.
+RUNTIME = GIB // 2
 # Rows of rope's table per position of the model, where positions have a height and a width too; Qwen3-VL has one.
 MROPE_ROWS = 4
 # As of 2026-11-28, from the preprocessors of Qwen3-VL: pixels of the largest picture; of a video, both frames that make
@@ -164,7 +169,7 @@ def beside(
     """What one GPU holds beside weights and cache. WIDTH: bytes of one number of the model."""
     tokens, sequences = batch(card, arguments)
     if of is None:
-        return Beside(0, 0, 0, LEAST, tokens, sequences, 0, False, "its shape is not understood")
+        return Beside(0, 0, 0, RUNTIME, tokens, sequences, 0, False, "its shape is not understood")
     tensor = max(1, int(arguments.get("tensor-parallel-size") or 1))
     stages = max(1, int(arguments.get("pipeline-parallel-size") or 1))
     items = largest(of.tower, arguments, pixels) if of.tower else {}
@@ -177,11 +182,12 @@ def beside(
         kept + width * (tokens * of.hidden + sequences * of.vocabulary),
         _tower_peak(tower, seen, width, split) if tower else 0,
     ]
-    graphs = captured(card, arguments, tokens, sequences) * -(-of.layers // stages) * GRAPH
+    of_one = -(-of.layers // stages) * GRAPH if of.whole else 0
+    graphs = captured(card, arguments, tokens, sequences) * max(LEAST_GRAPH, of_one)
     strange = [name for name in UNKNOWN if arguments.get(name)]
     why = f"{', '.join(strange)} takes more" if strange else "" if of.whole else "parts of its shape are not understood"
     return Beside(
-        max(peaks), _buffers(of, tower, width, tokens, sequences), graphs, RUNTIME if of.whole else LEAST,
+        max(peaks), _buffers(of, tower, width, tokens, sequences), graphs, RUNTIME,
         tokens, sequences, seen, not why, why,
     )  # fmt: skip
 

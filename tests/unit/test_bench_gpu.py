@@ -64,7 +64,7 @@ def test_a_start_is_told_by_its_parts_which_add_up_to_the_whole() -> None:
 
 
 def test_vllms_figures_are_those_of_the_recorded_run() -> None:
-    (run,) = [run for run in json.loads(RECORDED.read_text())["runs"] if run["vllm_said"]["requested"] == 75.22][:1]
+    run = json.loads(RECORDED.read_text())["runs"][0]
     told = estimates.estimate("", run["model"], run["options"], H100)
     entry = estimates.entry(said(), told, H100, {**run["options"], "load-format": "dummy"}, at=run["at"])
     for key in ("card", "options", "vllm_said", "estimate"):

@@ -117,7 +117,7 @@ PROBLEMS: list[tuple[dict[str, t.Any], dict[str, t.Any], str, str, str, str]] = 
      "raise tensor_parallel_size to 2"),
     # The source guide's model on the card that it is meant for: only just.
     (wanted(), seen(smi=smi(L4)), "memory[a]", "warning", "2048 batched tokens and 16384 tokens of pictures",
-     "limit-mm-per-prompt"),
+     "enforce-eager: true (slower) (19.3 GiB in all); limit-mm-per-prompt"),
     (wanted(instance(arguments={"max-model-len": 262144})), seen(smi=smi(L4)), "memory[a]", "error", "36.0 GiB of KV",
      "lower max_model_len"),
     (wanted(instance(arguments={"gpu-memory-utilization": 0.37})), seen(smi=smi(card(memory=57344 * MIB))), "memory[a]",

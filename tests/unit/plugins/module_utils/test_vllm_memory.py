@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 GIB, MIB = 2**30, 2**20
 RECORDED = Path(__file__).parent / "recorded" / "gpu" / "vllm_memory.json"
 RUNS = json.loads(RECORDED.read_text(encoding="utf-8"))["runs"]
-NAMES = [f"{run['model']} {run['options']}" for run in RUNS]
+
+
+def named(run: dict[str, t.Any]) -> str:
+    return f"{run['model']} {run['options']}"
+
+
+# Runs that say how much all but the cache took; among them one that vLLM refused, which says so of its own.
+WHOLE = [run for run in RUNS if "available_kv_cache" in run["vllm_said"]]
+SERVED = [run for run in WHOLE if "refused" not in run]
 H100 = m.Card(81079 * MIB, "NVIDIA H100 80GB HBM3", (9, 0))
 L4 = m.Card(22565 * MIB, "NVIDIA L4", (8, 9))
 BOTH_OFF = {"limit-mm-per-prompt": {"image": 0, "video": 0}}
@@ -47,24 +55,61 @@ def estimated(run: dict[str, t.Any]) -> tuple[float, float]:
     return weights / GIB, taken.total / GIB
 
 
-@pytest.mark.parametrize("run", RUNS, ids=NAMES)
+@pytest.mark.parametrize("run", WHOLE, ids=named)
 def test_the_estimate_is_within_5_percent_of_a_real_run_or_says_why_not(run: dict[str, t.Any]) -> None:
     """Of all that vLLM holds without a cache: that, and no part of it, decides whether it starts."""
-    said = run["vllm_said"]
-    real = said["consumed"] + said["peak_activation"]
+    real = run["vllm_said"]["requested"] - run["vllm_said"]["available_kv_cache"]
     off = abs(sum(estimated(run)) / real - 1)
     assert off <= _memory_checks.MARGIN or run["reason"], f"off by {100 * off:.1f} %"
     assert not (off <= _memory_checks.MARGIN and run["reason"]), "the reason is not needed any more"
 
 
-@pytest.mark.parametrize("run", RUNS, ids=NAMES)
-def test_a_recorded_run_adds_up_and_has_the_estimate_of_today(run: dict[str, t.Any]) -> None:
+@pytest.mark.parametrize("run", SERVED, ids=named)
+def test_a_recorded_run_adds_up(run: dict[str, t.Any]) -> None:
     said = run["vllm_said"]
     total = said["consumed"] + said["peak_activation"]
     assert said["requested"] - said["available_kv_cache"] == pytest.approx(total, abs=0.02)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=named)
+def test_a_recorded_run_has_the_estimate_of_today_and_weights_that_are_right(run: dict[str, t.Any]) -> None:
     weights, taken = estimated(run)
     told = {"weights": round(weights, 2), "beside": round(taken, 2), "total": round(weights + taken, 2)}
     assert run["estimate"] == told
+    # vLLM counts what a layer allocates beside its weights when it is made: a model with pictures has inputs for them.
+    assert weights <= run["vllm_said"]["model_loading"] <= 1.02 * weights
+
+
+@pytest.mark.parametrize("run", WHOLE, ids=named)
+def test_what_vllm_refused_is_refused_and_what_it_served_is_not(run: dict[str, t.Any]) -> None:
+    card = {"index": 0, "uuid": "GPU-0f", "name": run["card"]["name"], "capability": tuple(run["card"]["capability"]),
+            "memory": run["card"]["memory_mib"] * MIB, "free": None, "mig": False}  # fmt: skip
+    instance = {"name": "a", "model": run["model"], "model_path": "/m", "gpus": None,
+                "arguments": _gpu_plan.arguments(run["options"])}  # fmt: skip
+    seen = {"smi": {"problem": "", "driver": "", "cards": [card], "processes": []}, "gpus": [], "models": {},
+            "instance_type": ""}  # fmt: skip
+    (finding,) = _memory_checks.memory({"instances": [instance]}, seen)
+    assert finding["severity"] == ("error" if "refused" in run else "none"), finding["cause"]
+
+
+def test_the_graphs_are_those_of_vllms_estimate_and_not_what_they_become() -> None:
+    told = [run for run in SERVED if "graphs_estimated" in run]
+    assert len(told) == 3
+    for run in told:
+        graphs = beside(_gpu_plan.arguments(run["options"])).graphs / GIB
+        assert graphs == pytest.approx(run["graphs_estimated"], abs=0.005)
+        assert graphs > 2 * run["vllm_said"]["cuda_graphs"]
+    freed = beside({}).total - beside({"enforce-eager": True}).total
+    assert freed / GIB == pytest.approx(1.15, abs=0.005)
+
+
+def test_no_recorded_server_holds_more_over_its_share_than_the_shares_are_warned_of() -> None:
+    over = [
+        run["nvml_used_mib"]["after_loads"] - 1024 * run["vllm_said"]["requested"]
+        for run in SERVED
+        if "nvml_used_mib" in run
+    ]
+    assert 0 < max(over) <= _memory_checks.OVER / MIB < 1.1 * max(over)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +208,8 @@ def test_what_is_not_understood_has_a_lower_bound_that_says_so(config: dict[str,
     assert not taken.whole
     assert taken.unknown.startswith(unknown)
     plain = m.beside(_model_memory.shape(LLAMA).network, 2, {}, L4, {})
-    assert m.LEAST <= taken.total < plain.total
+    assert m.RUNTIME <= taken.total < plain.total
+    assert taken.graphs in (0, 51 * m.LEAST_GRAPH)
 
 
 def test_an_option_that_takes_more_makes_it_a_lower_bound() -> None:
