@@ -152,24 +152,41 @@ def _read(path: Path) -> str:
 
 def caches(compiling: Mapping[str, t.Any], home: str) -> dict[str, bool | None]:
     """Whether kernels are there that an earlier start compiled, of any model; None where that cannot be seen."""
-    root = compiling["cache_root"]
-    compiled = (
-        entries(root, ["torch_compile_cache"]) if root else entries(home, [".cache", "vllm", "torch_compile_cache"])
-    )
-    base = compiling["flashinfer_base"] or home
-    return {"compiled": None if compiled is None else bool(compiled), "sampler": sampler(base)}
+    compiled = _below(compiling["cache_root"] or "~/.cache/vllm", home, ["torch_compile_cache"])
+    return {
+        "compiled": None if compiled is None else bool(compiled),
+        # FlashInfer takes its variable as it stands: a tilde is no home to it.
+        "sampler": sampler(*_place(compiling["flashinfer_base"] or home, home)),
+    }
 
 
-def sampler(base: str) -> bool | None:
-    """FlashInfer keeps it below its version and the GPU's architecture."""
-    top = [".cache", "flashinfer"]
-    versions = entries(base, top)
+def _below(folder: str, home: str, parts: list[str]) -> list[str] | None:
+    """As `entries`, of a folder that vLLM was told: it puts the home of its user in place of a leading tilde."""
+    if folder == "~" or folder.startswith("~/"):
+        folder = home + folder[1:]
+    root, way = _place(folder, home)
+    # What depends on who runs and where is not known.
+    return entries(root, [*way, *parts]) if root.startswith("/") else None
+
+
+def _place(folder: str, home: str) -> tuple[str, list[str]]:
+    """(root, parts) for `entries`: what lies below the home is reached from there, so that no link is followed."""
+    home, folder = home.rstrip("/"), os.path.normpath(folder)
+    if folder == home or folder.startswith(f"{home}/"):
+        return home, [part for part in folder[len(home) :].split("/") if part]
+    return folder, []
+
+
+def sampler(base: str, top: Sequence[str] = ()) -> bool | None:
+    """FlashInfer keeps it below its version and the GPU's architecture. TOP: folders below BASE."""
+    top = [*top, ".cache", "flashinfer"]
+    versions = entries(base, top) if base.startswith("/") else None
     if versions is None:
         return None
     return any("sampling.so" in (entries(base, [*top, *place]) or []) for place in _sampling(base, top, versions))
 
 
-def _sampling(base: str, top: list[str], versions: list[str]) -> Iterator[list[str]]:
+def _sampling(base: str, top: Sequence[str], versions: Sequence[str]) -> Iterator[list[str]]:
     for version in versions:
         for architecture in entries(base, [*top, version]) or []:
             yield [version, architecture, "cached_ops", "sampling"]

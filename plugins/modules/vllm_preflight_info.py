@@ -102,7 +102,7 @@ options:
             type: str
             default: ""
           cache_root:
-            description: Where vLLM keeps what it compiled. C(.cache/vllm) below O(home), if empty.
+            description: Where vLLM keeps what it compiled; a leading C(~) is O(home). C(~/.cache/vllm), if empty.
             type: str
             default: ""
           flashinfer_base:

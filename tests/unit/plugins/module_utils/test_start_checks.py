@@ -235,6 +235,43 @@ def test_kernels_that_are_there(tmp_path: Path) -> None:
     assert _start_host.caches(elsewhere, str(tmp_path)) == {"compiled": True, "sampler": False}
 
 
+@pytest.mark.parametrize("root", ["~/.cache/vllm-0123456789ab", "~/", "~", "HOME/v/w", "HOME/./v/"])
+def test_a_cache_of_the_instance_s_own_is_looked_for_where_its_environment_says(tmp_path: Path, root: str) -> None:
+    """As an instance without pictures has it; what other instances compiled in the usual place is not its own."""
+    home = tmp_path / "home"
+    usual = home / ".cache" / "vllm" / "torch_compile_cache" / "5d1a"
+    usual.mkdir(parents=True)
+    own = _start_checks.environment({"VLLM_CACHE_ROOT": root.replace("HOME", str(home))})
+    assert _start_host.caches(own, str(home))["compiled"] is False
+    place = Path(root.replace("HOME", str(home)).replace("~", str(home)))
+    (place / "torch_compile_cache" / "5d1a").mkdir(parents=True)
+    assert _start_host.caches(own, str(home))["compiled"] is True
+    # No link below the home is followed, whichever way it was named.
+    (place / "torch_compile_cache").rename(tmp_path / "secret")
+    (place / "torch_compile_cache").symlink_to(tmp_path / "secret")
+    assert _start_host.caches(own, str(home))["compiled"] is None
+
+
+@pytest.mark.parametrize("root", ["~other/vllm", "cache/vllm"])
+def test_a_cache_that_depends_on_who_runs_and_where_is_not_known(
+    tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / root / "torch_compile_cache" / "5d1a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    own = _start_checks.environment({"VLLM_CACHE_ROOT": root, "FLASHINFER_WORKSPACE_BASE": "~/f"})
+    assert _start_host.caches(own, str(tmp_path)) == {"compiled": None, "sampler": None}
+
+
+def test_a_linked_folder_of_the_cache_below_the_home_is_not_followed(tmp_path: Path) -> None:
+    home, secret = tmp_path / "home", tmp_path / "secret"
+    home.mkdir()
+    (secret / "torch_compile_cache" / "5d1a").mkdir(parents=True)
+    (home / "own").symlink_to(secret)
+    for root in ("~/own", str(home / "own")):
+        own = _start_checks.environment({"VLLM_CACHE_ROOT": root})
+        assert _start_host.caches(own, str(home))["compiled"] is None
+
+
 def test_no_link_of_the_service_user_is_followed(tmp_path: Path) -> None:
     """Root must not be led about: what lies behind a link is not known, and that is held against nobody."""
     secret = tmp_path / "secret"
