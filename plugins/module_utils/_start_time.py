@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How long a start of vLLM takes: two bounds, from one measured machine (private to this collection). Pure.
 
-An estimate. Measured on 2026-11-28 with vLLM 0.32 and Qwen3-VL-8B (36 layers) on an H100 with 16 fast cores, weights
-not read from a disk: 81 to 99 s with all compiled kernels there, 180 s without them, 299 s where FlashInfer's sampler
-was compiled too. `least` is for a faster machine and a smaller model, `most` for a slow processor and a slow disk.
+An estimate. Measured on 2026-11-28 with vLLM 0.32 and Qwen3-VL-8B (36 layers) on H100s with 16 fast cores, weights not
+read from a disk: 81 to 99 s with all compiled kernels there, 113 to 127 s where only those of other options were, 180
+and 209 s without any, 299 s where FlashInfer's sampler was compiled too. `least` is for a faster machine and a smaller
+model, `most` for a slow processor and a slow disk. tests/unit/plugins/module_utils/recorded/gpu/start_times.json has
+the runs.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import typing as t
 from dataclasses import dataclass
 
 # Seconds of the parts, as measured.
-IMPORTS = 45  # in two processes, one after the other
+IMPORTS = 45  # in two processes, one after the other: 39 to 54 s, and 80 s in the first start of a machine
 GRAPHS = 22
 OTHER = 13  # the processor of pictures, the tokenizer, the first requests
-CACHED = 12  # what torch.compile takes with its cache
+CACHED = 12  # what torch.compile takes with its cache: 8 to 12 s
+OTHERS = 27  # what it takes more where the cache is of other options of the same model: 34 to 39 s in all
 COMPILE = 88  # what it and Triton take more without: 180 s less a warm start
-SAMPLER = 120  # nvcc, for FlashInfer's sampler: three files
+SAMPLER = 120  # nvcc, for FlashInfer's sampler, three files: 106 and 120 s; 209 s on two busy cores
 # How many cores each part has use for.
 IMPORT_CORES, COMPILE_CORES, SAMPLER_CORES = 2, 8, 3
 # A machine that is half as fast again, and one of slower cores.
@@ -63,6 +66,9 @@ def _work(start: Start, unknown: bool, cores: int) -> float:
     if not (unknown if start.compiled is None else start.compiled):
         # Triton's own kernels are compiled without torch.compile too; for the lower bound they are few.
         seconds += 0.0 if start.eager and unknown else COMPILE * max(1.0, COMPILE_CORES / cores)
+    elif not (start.eager or unknown):
+        # What lies there may be of other options, or of another model: that is not looked into.
+        seconds += OTHERS * max(1.0, COMPILE_CORES / cores)
     if not (unknown if start.sampler is None else start.sampler):
         seconds += SAMPLER * max(1.0, SAMPLER_CORES / cores)
     return seconds

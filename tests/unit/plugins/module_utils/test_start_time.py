@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+import json
+import typing as t
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ansible_collections.steadfast.vllm.plugins.module_utils._start_time import Start, bounds
 from hypothesis import given
 from hypothesis import strategies as st
+
+RECORDED = json.loads((Path(__file__).parent / "recorded" / "gpu" / "start_times.json").read_text(encoding="utf-8"))
+
 
 STARTS = st.builds(
     Start,
@@ -22,14 +28,19 @@ STARTS = st.builds(
 )
 
 
-@pytest.mark.parametrize(
-    ("compiled", "sampler", "seconds"),
-    [(False, True, 179.8), (False, False, 299.0), (True, True, 81.0), (True, True, 99.0)],
-)
-def test_the_measured_starts_lie_between_the_bounds(compiled: bool, sampler: bool, seconds: float) -> None:
-    """An H100 with 16 cores, weights not read."""
-    found = bounds(Start(16, compiled, sampler, 0))
-    assert found.least < seconds < found.most
+@pytest.mark.parametrize("run", RECORDED["starts"], ids=lambda run: f"{run['seconds']} s: {run['what']}")
+def test_the_measured_starts_lie_between_the_bounds(run: dict[str, t.Any]) -> None:
+    """With room on both sides: a start that only just fits says that the bounds are too narrow."""
+    found = bounds(Start(run["cores"], run["compiled"], run["sampler"], run["weights_read"]))
+    assert 1.1 * found.least < run["seconds"] < 0.9 * found.most
+    parts = run.get("parts", {})
+    assert sum(parts.values()) == pytest.approx(run["seconds"] if parts else 0, abs=1)
+
+
+@pytest.mark.parametrize("run", RECORDED["sampler"], ids=lambda run: f"{run['cores']} cores")
+def test_so_does_the_compiling_of_the_sampler_by_itself(run: dict[str, t.Any]) -> None:
+    without, compiled = (bounds(Start(run["cores"], True, there, 0)) for there in (True, False))
+    assert compiled.least - without.least < run["seconds"] < compiled.most - without.most
 
 
 def test_the_usual_limit_is_enough_for_the_measured_machine_with_a_slow_disk() -> None:
