@@ -48,6 +48,12 @@ FIGURES: dict[str, tuple[str, float]] = {
 COMPILED = re.compile(r"Building JIT module (\S+?);")
 LATE = re.compile(r"JIT compilation during")
 WARNED = re.compile(r"\b(?:WARNING|ERROR|CRITICAL)\b|Traceback|Error:")
+# An exception as the engine logs it, and as anybody's traceback ends.
+EXCEPTION = r"([\w.]*(?:Error|Exception|Exit|Timeout|Interrupt)(?::.*|$))"
+OF_ENGINE = re.compile(rf"^\(EngineCore[^)]*\) ERROR .*?\.py:\d+\] {EXCEPTION}")
+OF_ANYBODY = re.compile(rf"^(?:\([^)]*\) )?{EXCEPTION}")
+REFUSED = re.compile(r"(error: .*)")  # options that it does not know
+WRAPPER = "Engine core initialization failed"  # the API's word for whatever the engine died of
 Line = tuple[float, str]  # seconds since the start began, and the line
 
 
@@ -106,6 +112,16 @@ def real(said: Mapping[str, float], weights: float | None) -> dict[str, float]:
     if said.get("cache_tokens") and "cache" in said:
         found["cache_of_a_token"] = said["cache"] / said["cache_tokens"]
     return found
+
+
+def cause(lines: Sequence[str]) -> str:
+    """Why a start failed, "" where nothing tells: the engine's first exception, which all later ones are due to."""
+    for pattern in (OF_ENGINE, OF_ANYBODY, REFUSED):
+        for line in lines:
+            match = pattern.search(line)
+            if match and WRAPPER not in line:
+                return match[1]
+    return next((line for line in lines if WRAPPER in line), "")
 
 
 def warnings(lines: Iterable[str]) -> list[str]:

@@ -60,7 +60,7 @@ class Bench:
             return
         if run.label in self.failed:
             raise starts.NotServing(f"{run.label}: it did not start before")
-        number = len(self.started) + 1
+        number = len(self.started) + len(self.failed) + 1  # whoever failed keeps its files
         name = "start" if run == self.runs[0] and number == 1 else f"start {number}"
         self.failed.add(run.label)
         self.started[run.label] = starts.start(self.place, run, self.memory, self.results, self.start_limit, name)

@@ -10,6 +10,7 @@ supervisor. As root only, since the keeper writes to /run.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -38,6 +39,8 @@ NAME = "gpu-bench"
 ENGINE = "VLLM::EngineCore"
 READY_WITHIN = 30.0  # seconds for a new watcher to see a server that serves
 POLL = 0.1
+# What vLLM 0.32 leaves out of the name of a graph that it compiled (MultiModalConfig.compute_hash).
+NOT_IN_ITS_NAME = ("language-model-only", "limit-mm-per-prompt")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,19 @@ class Options:
     words: Mapping[str, Any]
     start_timeout: float
     standin: bool = False
+
+
+def cache_root(words: Mapping[str, Any], given: str) -> str:
+    """VLLM_CACHE_ROOT of a run with WORDS, below the GIVEN one.
+
+    A start without pictures takes the graph that one with pictures has left, and dies of it: 'NoneType' object has no
+    attribute 'size'. So runs that differ in what that graph's name leaves out share no folder.
+    """
+    chosen = {name: words[name] for name in NOT_IN_ITS_NAME if name in words}
+    if not chosen:
+        return given
+    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+    return str(Path(given) / f"of-{digest[:12]}")
 
 
 def free_port() -> int:
@@ -162,6 +178,9 @@ class Place:
         file = self.work / f"{self.name}.yaml"
         file.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in words.items()), encoding="utf-8")
         environment = {**options.environment, **run.environment, "STEADFAST_GPU_HANG": str(self.trigger)}
+        if set(NOT_IN_ITS_NAME) & set(words):
+            root = environment.get("VLLM_CACHE_ROOT") or str(self.work / "vllm-cache")
+            environment["VLLM_CACHE_ROOT"] = cache_root(words, root)
         path = [str(HANG), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = ":".join(filter(None, path))
         secrets = self.work / "environment"

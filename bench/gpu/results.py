@@ -41,7 +41,9 @@ class Results:
 
     def row(self, name: str, value: object) -> None:
         """One more line of a file of JSON lines."""
-        with (self.folder / name).open("a", encoding="utf-8") as file:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
             file.write(self.clean(json.dumps(value, default=str)) + "\n")
 
     def file(self, name: str, content: object) -> None:

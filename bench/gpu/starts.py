@@ -19,6 +19,7 @@ POLL = 0.1
 SIDE = 512
 FAILED = re.compile(r"Engine core initialization failed|error: unrecognized arguments")
 LAST_WORDS = 60  # lines of a start that failed
+LONGEST_CAUSE = 1000
 
 
 class NotServing(RuntimeError):
@@ -138,7 +139,10 @@ def start(place: Place, run: Run, memory: readings.Memory, results: Results, lim
         results.row(f"recorded/{name}-processes.jsonl", sample)
     results.log(place.log, f"{name}-server.log")
     if served is None or marks.get("first_completion_status") != 200:
-        results.keep(f"{what}: not serving", [text[-300:] for _at, text in lines[-LAST_WORDS:]])
+        texts = [text for _at, text in lines]
+        why = log_lines.cause(texts)[:LONGEST_CAUSE]
+        last = [text[-300:] for text in texts[-LAST_WORDS:]]
+        results.keep(f"{what}: not serving", {"run": run.label, "cause": why, "last": last})
         place.end(10)
-        raise NotServing(f"{run.label}: {marks}")
+        raise NotServing(f"{run.label}: {why or marks}")
     return value

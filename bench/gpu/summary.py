@@ -79,6 +79,9 @@ def _others(found: Sequence[tuple[str, Any]]) -> list[str]:
         for one, told in value.items():
             rates = [f"{kind} {told[kind]['median']:.0f} tokens/s" for kind in ("sampled", "short") if kind in told]
             lines.append(f"{what}={one}: {', '.join(rates)}, /health 200 after {told.get('health_200')} s")
+    lines += [
+        f"NOT SERVING: {value['run']}: {value['cause']}" for what, value in found if what.endswith(": not serving")
+    ]
     lines += [f"NOT DONE: {what.partition(': ')[2]}: {value}" for what, value in found if what.startswith("not done: ")]
     return [f"- {line}" for line in lines]
 

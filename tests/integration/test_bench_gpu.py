@@ -52,6 +52,9 @@ def test_a_server_that_cannot_start_is_said_and_costs_no_more_than_its_start(tmp
     assert done.returncode == 1
     text = (tmp_path / "out/summary.md").read_text()
     assert text.count("NOT DONE") == 2, text
+    assert text.count("error: unrecognized arguments: --no-such-option") == 2, (
+        text
+    )  # the start, and why it was not done
     assert "unrecognized arguments" in (tmp_path / "out/start-server.log").read_text()
 
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.gpu import __main__ as program
-from bench.gpu import ask, estimates, log_lines, parts, results, summary, users
+from bench.gpu import ask, estimates, log_lines, parts, place, results, starts, summary, users
 
 GIB = 2**30
 RECORDED = Path(__file__).parent / "plugins/module_utils/recorded/gpu/vllm_memory.json"
@@ -101,6 +101,121 @@ def test_a_result_that_was_cut_off_takes_no_other_along(tmp_path: Path) -> None:
         file.write('{"what": "soak", "val')
     assert kept.all() == [("soak", {"seconds": 5.0, "turns": 1, "incidents": 0})]
     assert "0 false verdicts" in summary.text(kept.all(), standin=True)
+
+
+def test_a_row_makes_the_folder_of_its_file(tmp_path: Path) -> None:
+    kept = results.Results(tmp_path / "out", {})
+    kept.row("recorded/hangs.jsonl", {"fault": "loaded"})
+    kept.row("recorded/hangs.jsonl", {"fault": "idle"})
+    assert (tmp_path / "out/recorded/hangs.jsonl").read_text() == '{"fault": "loaded"}\n{"fault": "idle"}\n'
+
+
+# The end of a start without pictures that took the graph of one with pictures, as vLLM 0.32 wrote it.
+DIED = [
+    "(EngineCore pid=17) ERROR 11-28 12:51:44 [core.py:1510] EngineCore failed to start.",
+    "(EngineCore pid=17) ERROR 11-28 12:51:44 [core.py:1510] Traceback (most recent call last):",
+    "(EngineCore pid=17) ERROR 11-28 12:51:44 [core.py:1510]     raise ValueError(",
+    "(EngineCore pid=17) ERROR 11-28 12:51:44 [core.py:1510] AttributeError: 'NoneType' object has no attribute 'size'",
+    "AttributeError: 'NoneType' object has no attribute 'size'",
+    "    raise RuntimeError(",
+    "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+]
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (DIED, "AttributeError: 'NoneType' object has no attribute 'size'"),
+        ([*DIED[:3], DIED[3].replace("AttributeError", "torch.OutOfMemoryError"), *DIED[3:]],
+         "torch.OutOfMemoryError: 'NoneType' object has no attribute 'size'"),
+        (DIED[4:], "AttributeError: 'NoneType' object has no attribute 'size'"),
+        (DIED[5:], DIED[6]),
+        (["OSError: /no/such/model is no model"], "OSError: /no/such/model is no model"),
+        (["vllm serve: error: unrecognized arguments: --x"], "error: unrecognized arguments: --x"),
+        ([text for _at, text in LOG], ""),
+        ([], ""),
+    ],
+)  # fmt: skip
+def test_a_failed_start_is_told_by_what_the_engine_died_of(lines: list[str], cause: str) -> None:
+    assert log_lines.cause(lines) == cause
+
+
+@given(st.permutations(DIED[4:]), st.integers(0, 3))
+def test_the_engines_own_word_comes_before_all_others(others: list[str], at: int) -> None:
+    assert (
+        log_lines.cause([*others[:at], *DIED[:4], *others[at:]])
+        == "AttributeError: 'NoneType' object has no attribute 'size'"
+    )
+
+
+def test_what_did_not_serve_is_in_the_summary_with_its_cause() -> None:
+    found = [("start 2: not serving", {"run": "without pictures", "cause": "ValueError: no memory", "last": []})]
+    assert "NOT SERVING: without pictures: ValueError: no memory" in summary.text(found, standin=False)
+
+
+LIMITS = st.fixed_dictionaries(
+    {},
+    optional={
+        "limit-mm-per-prompt": st.dictionaries(st.sampled_from(["image", "video"]), st.integers(0, 2)),
+        "language-model-only": st.booleans(),
+        "max-num-batched-tokens": st.sampled_from([2048, 8192]),
+    },
+)
+
+
+@given(LIMITS, LIMITS)
+def test_runs_share_a_cache_only_if_vllm_tells_their_graphs_apart(
+    one: dict[str, object], two: dict[str, object]
+) -> None:
+    def left_out(words: dict[str, object]) -> dict[str, object]:
+        return {name: value for name, value in words.items() if name in place.NOT_IN_ITS_NAME}
+
+    roots = [place.cache_root(words, "/cache") for words in (one, two)]
+    assert (roots[0] == roots[1]) == (left_out(one) == left_out(two))
+    assert all((root == "/cache") == (not left_out(words)) for root, words in zip(roots, (one, two)))
+    assert all(Path(root).is_relative_to("/cache") for root in roots)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "root"),
+    [
+        ({}, {}, None),
+        ({}, {"VLLM_CACHE_ROOT": "/c"}, "/c"),
+        ({"limit-mm-per-prompt": {"image": 0}}, {"VLLM_CACHE_ROOT": "/c"}, "/c/of-"),
+        ({"language-model-only": True}, {}, "WORK/vllm-cache/of-"),
+    ],
+)
+def test_the_server_gets_that_cache(
+    words: dict[str, object], environment: dict[str, str], root: str | None, tmp_path: Path
+) -> None:
+    options = place.Options(tmp_path, [], "/model", "m", 8000, "", "python3", environment, {}, 10)
+    place.Place(options).configure(place.Run(words))
+    lines = (tmp_path / "environment").read_text().splitlines()
+    told = [line.partition("=")[2].strip("'") for line in lines if line.startswith("VLLM_CACHE_ROOT=")]
+    if root is None:
+        assert told == []
+    else:
+        (only,) = told
+        assert only.replace(str(tmp_path), "WORK").startswith(root)
+        assert ("of-" in only) == bool(words)
+
+
+def test_a_start_that_failed_keeps_its_files_when_the_next_one_begins(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def fails(*given: object) -> dict[str, object]:
+        names.append(str(given[-1]))
+        raise starts.NotServing("no")
+
+    runs = [place.Run({"max-model-len": number}) for number in (1, 2, 3)]
+    bench = mock.Mock(spec=parts.Bench, runs=runs, started={}, failed=set(), place=mock.Mock(), start_limit=1.0)
+    bench.memory, bench.results = mock.Mock(), mock.Mock()
+    bench.place.serves.return_value = False
+    with mock.patch.object(starts, "start", fails):
+        for run in runs:
+            with pytest.raises(starts.NotServing):
+                parts.Bench.serve(bench, run)
+    assert names == ["start", "start 2", "start 3"]
 
 
 @given(st.integers(1, 200), st.integers(0, 1000))
