@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What real servers' processes looked like, sample by sample, through Activity and judge().
 
-recorded/activity/*.json: `what` happened; `taken_from`: a run, or figures that it left; `ticks_per_second`: the
+recorded/activity/*.json: `what` happened; `taken_from`: a recording, or figures that one left; `ticks_per_second`: the
 kernel's, mostly 100; `hung_at`: when it hung, on the clock of the samples, null where it did not. Each of `samples`:
 `at` in seconds; `health`: the status of /health, null for no answer; `moved`: the sum of the engine's counters,
 `running` and `waiting`: its requests; and of each process the `title`, how many `threads` are in which state, and the
@@ -22,6 +22,7 @@ import pytest
 from vllm_keeper import decision as d
 from vllm_keeper.watch.activity import TICK, Activity
 from vllm_keeper.watch.counters import Counters, Engine
+from vllm_keeper.watch.family import OURS
 from vllm_keeper.watch.judgement import CanaryNews, Look, Memory, judge
 from vllm_keeper.watch.settings import WatchSettings
 
@@ -36,13 +37,16 @@ class Replay:
     def __init__(self, recording: dict[str, Any], folder: Path) -> None:
         self.recording, self.proc = recording, Proc(folder)
         self.workers, self.memory, self.doubt = Activity(folder), Memory(), False
+        self.api = Activity(folder)
         self.canary = CanaryNews()
         self.activity: list[bool | None] = []
         self.states: dict[int, str] = {}
+        self.at = 0.0
 
-    def _set(self, processes: list[dict[str, Any]]) -> list[int]:
-        """Into /proc; the pids of the engine's processes."""
-        engines = []
+    def _set(self, processes: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+        """Into /proc; the pids of the engine's processes, and of all others."""
+        engines: list[int] = []
+        api: list[int] = []
         for number, one in enumerate(processes):
             pid = 1000 * (number + 1)
             states = "".join(state * count for state, count in one["threads"].items())
@@ -55,28 +59,34 @@ class Replay:
                 shutil.rmtree(self.proc.folder / str(pid), ignore_errors=True)
                 others, self.states[pid] = states.replace(first, "", 1), states
             self.proc.set(pid, ticks, first, others, name=one["title"])
-            if one["title"].startswith("VLLM::"):
-                engines.append(pid)
-        return engines
+            (engines if one["title"].startswith(OURS) else api).append(pid)
+        return engines, api
 
     def look(self, sample: dict[str, Any]) -> str:
         """The action after this sample."""
         at, hung_at = sample["at"], self.recording["hung_at"]
-        engines = self._set(sample["processes"])
+        engines, api = self._set(sample["processes"])
+        api_active = None
         if self.doubt:
+            api_active = self.api.look(api, at)
             self.activity.append(self.workers.look(engines, at))
         else:
+            self.api.forget()
             self.workers.forget()
             self.activity.append(None)
         if self.canary.since is not None and (hung_at is None or self.canary.since < hung_at):
             self.canary = CanaryNews(done=at, kind="ok")
         health = d.Health("timeout", "no answer") if sample["health"] is None else d.Health("ok", "200")
         engine = Engine((sample["moved"],), sample["running"], sample["waiting"])
+        # Who gets no answer has waited for it since the sample before, and hears nothing about progress either.
+        begun, self.at = (self.at if sample["health"] is None else at), at
+        counters = None if sample["health"] is None else Counters({"0": engine})
         self.memory, told = judge(
             self.memory,
             Look(
-                at=at, begun=at, process=RUNS, pid=7, health=health, counters=Counters({"0": engine}),
+                at=at, begun=begun, process=RUNS, pid=7, health=health, counters=counters,
                 metrics=sample["health"] is not None, canary=self.canary, engine_active=self.activity[-1],
+                api_active=api_active,
             ),
             SETTINGS,
         )  # fmt: skip
