@@ -180,6 +180,24 @@ def test_a_slow_start_that_was_recorded_is_never_ended(file: Path) -> None:
     assert watch(looks, replace(SETTINGS, start_stall_after=LIMIT / 3))[0] is None
 
 
+@pytest.mark.parametrize("file", recordings("slow-h100"), ids=lambda file: file.stem)
+def test_a_start_on_a_gpu_moves_in_every_look_by_what_was_recorded_of_it(file: Path) -> None:
+    """Faults and bytes received were not recorded and are 0 there; who waits for a CPU or a disk is left out here."""
+    looks = [(pause, replace(signs, runnable=False, disk=False)) for pause, signs in replay(file)]
+
+    assert all(signs.faults == signs.received == 0 for _pause, signs in looks)
+    assert sum(pause for pause, _signs in looks) > 110
+    assert watch(looks, replace(SETTINGS, start_stall_after=MOST))[0] is None
+
+
+@pytest.mark.parametrize("name", ["cpu", "read", "written"])
+@pytest.mark.parametrize("file", recordings("slow-h100"), ids=lambda file: file.stem)
+def test_and_by_each_of_three_signs_alone_it_lives_too(file: Path, name: str) -> None:
+    looks = [(pause, replace(NOTHING, **{name: getattr(signs, name)})) for pause, signs in replay(file)]
+
+    assert watch(looks, replace(SETTINGS, start_stall_after=LIMIT / 2))[0] is None
+
+
 @pytest.mark.parametrize("file", recordings("stopped"), ids=lambda file: file.stem)
 def test_a_start_that_stood_still_is_ended_by_its_hum_alone(file: Path) -> None:
     looks = [(pause, replace(signs, stopped={})) for pause, signs in replay(file)]
