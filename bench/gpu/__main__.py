@@ -142,7 +142,7 @@ def environment(given: argparse.Namespace) -> dict[str, str]:
             (folder / name.lower()).mkdir(parents=True, exist_ok=True)
             found[name] = str(folder / name.lower())
     if given.standin:
-        found |= {"STANDIN_START_SECONDS": "2", "STANDIN_STEP_SECONDS": "0.05"}
+        found |= {"STANDIN_START_SECONDS": "2", "STANDIN_STEP_SECONDS": "0.05", "STANDIN_ONE_GPU": "1"}
     return found | dict(pair.split("=", 1) for pair in given.env)
 
 

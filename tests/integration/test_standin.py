@@ -26,6 +26,7 @@ from tests.standin.rig import StandIn, until
 
 OPEN = ("/health", "/ping", "/v1/models", "/metrics", "/version", "/load")
 HANG = 0.7  # a completion takes 0.01 s here
+CUDA_PROCESSES = Path(__file__).parent.parent / "unit/keeper/recorded/vllm-cuda/processes.json"
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 60).decode()
 # Of vLLM 0.32, without the suffixes of their samples.
 FAMILIES = """
@@ -86,6 +87,37 @@ def test_its_processes_are_below_each_other(healthy: StandIn) -> None:
     assert set(healthy.pids) == {"api", "engine", "worker"}
     assert rig.children(healthy.pids["engine"]) == [healthy.pids["worker"]]
     assert Path(f"/proc/{healthy.pids['engine']}/comm").read_text() == "VLLM::EngineCor\n"
+
+
+def kind(title: str) -> str:
+    """What it is, without folders, options of Python and numbers."""
+    return re.sub(r".*(?=from multiprocessing)|(?<=EngineCore) .*|\d+", "", title)
+
+
+def test_with_one_gpu_its_processes_are_those_that_were_recorded() -> None:
+    api, *others = json.loads(CUDA_PROCESSES.read_text())["idle"]
+    assert {one["parent"] for one in others} == {api["pid"]}
+    with StandIn(STANDIN_ONE_GPU="1") as server:
+        below = rig.children(server.pids["api"])
+        titles = [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip() for pid in below]
+        assert sorted(map(kind, titles)) == sorted(kind(one["title"]) for one in others)
+        assert rig.children(server.pids["engine"]) == []
+        server.signal(signal.SIGSTOP, "engine")
+        assert server.complete(HANG).why == "timeout"
+        server.signal(signal.SIGCONT, "engine")
+        assert server.complete().status == 200
+
+
+def test_with_one_gpu_a_killed_api_leaves_both_and_the_tracker_goes_with_the_engine() -> None:
+    with StandIn(STANDIN_ONE_GPU="1") as server:
+        (tracker,) = [pid for pid in rig.children(server.pids["api"]) if pid != server.pids["engine"]]
+        server.signal(signal.SIGKILL, "api")
+        assert server.process is not None
+        server.process.wait(5)
+        time.sleep(0.5)
+        assert server.lives("engine") and rig.title(tracker)
+        server.signal(signal.SIGKILL, "engine")
+        until(lambda: not rig.title(tracker), 5)
 
 
 def test_metrics_are_as_vllm_writes_them(healthy: StandIn) -> None:

@@ -18,11 +18,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
+from multiprocessing import resource_tracker
 from typing import Any
 
 from . import settings as given
 from .metrics import Metrics
-from .processes import spawn
+from .processes import ONE_GPU, spawn
 
 # After its engine's death, in seconds, as vLLM 0.32 was seen to: /health 503, then nobody listens, then exit 0.
 SICK, DEAF, GONE = 0.2, 0.4, 1.3
@@ -48,7 +49,11 @@ class EngineClient:
 
     def __init__(self, settings: given.Settings, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.process, self.link = spawn("VLLM::EngineCore", "core", str(settings.most_running), settings.policy)
+        # It ends when nobody has its pipe any more: it outlives an API that is killed, as long as the engine does.
+        keep = [resource_tracker.getfd()] if ONE_GPU else []
+        self.process, self.link = spawn(
+            "VLLM::EngineCore", "core", str(settings.most_running), settings.policy, keep=keep
+        )
         self.worker = 0
         self.dead = False
         self.pending: dict[int, Pending] = {}

@@ -12,11 +12,13 @@ import heapq
 import os
 import select
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from .processes import Link, hold_on, spawn
+from .processes import ONE_GPU, Link, hold_on, pair, spawn
+from .worker import serve
 
 BLOCKS = 65536  # tokens that the KV cache of this engine would hold
 
@@ -143,15 +145,25 @@ def _stalls() -> bool:
     return True
 
 
+def _worker() -> tuple[int, Link]:
+    """(its pid, 0 where it is a thread of ours; the link to it)"""
+    if not ONE_GPU:
+        process, link = spawn("VLLM::Worker", "worker")
+        return process.pid, link
+    ours, theirs = pair()
+    threading.Thread(target=serve, args=(Link(theirs),), daemon=True).start()
+    return 0, Link(ours)
+
+
 def main() -> None:
     hold_on()
     api = Link.inherited(int(sys.argv[3]))
-    _process, worker = spawn("VLLM::Worker", "worker")
+    pid, worker = _worker()
     if _stalls():
         _stay()
     time.sleep(float(os.environ.get("STANDIN_START_SECONDS", "1")))
     if worker.receive() is None:
         sys.exit("RuntimeError: the worker did not start")
-    api.send({"worker": _process.pid})
+    api.send({"worker": pid})
     timeout = float(os.environ.get("VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS", "300"))
     Engine(api, worker, int(sys.argv[4]), sys.argv[5] == "priority", timeout).serve()

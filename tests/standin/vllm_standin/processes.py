@@ -11,9 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 LARGEST = 1 << 17
+# As on one CUDA GPU: the engine does the worker's part itself, and the API has a resource_tracker.
+ONE_GPU = os.environ.get("STANDIN_ONE_GPU", "0") == "1"
 
 
 class Link:
@@ -38,17 +41,22 @@ class Link:
         return json.loads(content) if content else None
 
 
-def spawn(title: str, part: str, *words: str) -> tuple[subprocess.Popen[bytes], Link]:
-    """A process of this program that calls itself TITLE, and the link to it."""
+def pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
+    return ours, theirs
+
+
+def spawn(title: str, part: str, *words: str, keep: Sequence[int] = ()) -> tuple[subprocess.Popen[bytes], Link]:
+    """A process of this program that calls itself TITLE, and the link to it. KEEP: files that it has open too."""
+    ours, theirs = pair()
     # It finds its library by its home: its name, which is not that of a file, would not tell.
     environment = {**os.environ, "PYTHONHOME": sys.base_prefix}
     process = subprocess.Popen(
         [title, sys.argv[0], "--engine", part, str(theirs.fileno()), *words],
         executable="/proc/self/exe",
-        pass_fds=[theirs.fileno()],
+        pass_fds=[theirs.fileno(), *keep],
         env=environment,
     )
     theirs.close()

@@ -14,7 +14,10 @@ from .processes import Link, hold_on
 
 def main() -> None:
     hold_on()
-    link = Link.inherited(int(sys.argv[3]))
+    serve(Link.inherited(int(sys.argv[3])))
+
+
+def serve(link: Link) -> None:
     seconds = float(os.environ.get("STANDIN_STEP_SECONDS", "0.02"))
     burn = os.environ.get("STANDIN_BURN", "0") == "1"
     link.send("ready")
