@@ -50,7 +50,8 @@ class EngineClient:
     def __init__(self, settings: given.Settings, metrics: Metrics) -> None:
         self.metrics = metrics
         # It ends when nobody has its pipe any more: it outlives an API that is killed, as long as the engine does.
-        keep = [resource_tracker.getfd()] if ONE_GPU else []
+        tracker = resource_tracker.getfd() if ONE_GPU else None
+        keep = [] if tracker is None else [tracker]
         self.process, self.link = spawn(
             "VLLM::EngineCore", "core", str(settings.most_running), settings.policy, keep=keep
         )
