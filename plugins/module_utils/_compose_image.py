@@ -36,7 +36,10 @@ if __name__ == "__main__":
     import sys
 
     def run(command):
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=300, check=False)
+        try:
+            done = subprocess.run(list(command), capture_output=True, text=True, timeout=300, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"no answer within {error.timeout:g} s") from None
         return done.returncode, done.stderr + done.stdout
 
     made = assemble(Path(sys.argv[1]), run)

@@ -92,7 +92,10 @@ def assemble(release: Path, run: Run) -> Toolkit:
     if source is None:
         return Toolkit()
     version = nvcc_version(source, run)
-    problem = _misfit(version, headers_version(source)) or _built(folder, source, run)
+    try:
+        problem = _misfit(version, headers_version(source)) or _built(folder, source, run)
+    except OSError as error:  # a command that took too long, a full disk
+        problem = f"it cannot be tried: {error}"
     if problem:
         shutil.rmtree(folder, ignore_errors=True)
     return Toolkit(version, problem)
@@ -121,10 +124,13 @@ def _built(folder: Path, source: Path, run: Run) -> str:
     stubs.mkdir(parents=True)
     for name in ("bin", "include", "nvvm"):
         (folder / name).symlink_to(os.path.relpath(source / name, folder))
+    names_of: dict[str, Path] = {}
     for library in sorted((source / "lib").glob("lib*")):
         # libcudart.so.13 is what runs, libcudart.so what a linker looks for.
-        for name in dict.fromkeys([library.name, re.sub(r"\.so\.[\d.]+$", ".so", library.name)]):
-            (libraries / name).symlink_to(os.path.relpath(library, libraries))
+        for name in (library.name, re.sub(r"\.so\.[\d.]+$", ".so", library.name)):
+            names_of.setdefault(name, library)
+    for name, library in names_of.items():
+        (libraries / name).symlink_to(os.path.relpath(library, libraries))
     # The driver brings libcuda.so.1, of which a linker needs the names alone.
     names = stubs / "libcuda.c"
     names.write_text(driver_names(source), encoding="utf-8")
@@ -138,8 +144,6 @@ def _built(folder: Path, source: Path, run: Run) -> str:
             status, said = run(command)
             if status:
                 return f"{Path(command[0]).name} cannot compile with it: {' '.join(said.split())[-500:]}"
-    except (OSError, TimeoutError) as error:
-        return f"it cannot be tried: {error}"
     finally:
         for left in (names, probe, made):
             left.unlink(missing_ok=True)

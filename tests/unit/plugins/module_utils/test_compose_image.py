@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_whatever_decides_the_content_decides_the_name(change: dict[str, Any]) -
     assert images.tag("0.32.0", BUILD) == images.tag("0.32.0", BUILD)
     assert images.tag("0.32.0", replace(BUILD, **change)) != images.tag("0.32.0", BUILD)
     assert images.tag("0.32.0", BUILD).startswith("localhost/steadfast-vllm:0.32.0-")
+
+
+def test_a_compiler_that_hangs_fails_no_build(tmp_path: Path) -> None:
+    wheels = tmp_path / "lib/python3.12/site-packages/nvidia/cu13"
+    (wheels / "bin").mkdir(parents=True)
+    (wheels / "bin/nvcc").write_text("#!/bin/sh\nexec sleep 60\n")
+    (wheels / "bin/nvcc").chmod(0o755)
+    script = images.toolkit_script()
+    assert "timeout=300" in script
+    script = script.replace("timeout=300", "timeout=0.2")
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "unusable: its nvcc does not run here" in done.stdout
 
 
 def test_where_parts_come_from_does_not() -> None:

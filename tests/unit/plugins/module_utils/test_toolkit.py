@@ -93,3 +93,21 @@ def test_what_an_interrupted_build_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "cuda/old").touch()
     assert _toolkit.assemble(tmp_path, Compilers()).problem == ""
     assert not (tmp_path / "cuda/old").exists()
+
+
+def test_one_that_hangs_or_a_full_disk_fails_no_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(_command: Sequence[str]) -> tuple[int, str]:
+        raise TimeoutError("no answer within 300 s")
+
+    def full(_link: Path, _target: str) -> None:
+        raise OSError("No space left on device")
+
+    assert "does not run here" in _toolkit.assemble(release(tmp_path), hangs).problem
+    monkeypatch.setattr(Path, "symlink_to", full)
+    assert "No space left" in _toolkit.assemble(tmp_path, Compilers()).problem
+    assert not (tmp_path / "cuda").exists()
+
+
+def test_a_wheel_may_bring_the_name_that_a_linker_looks_for(tmp_path: Path) -> None:
+    (release(tmp_path) / "lib/python3.12/site-packages/nvidia/cu13/lib/libcudart.so").touch()
+    assert _toolkit.assemble(tmp_path, Compilers()).problem == ""
