@@ -151,7 +151,8 @@ def environment(instance: Mapping[str, t.Any]) -> dict[str, str]:
 
 def compile_cache(served: Mapping[str, t.Any]) -> dict[str, str]:
     """A folder for each value of the options that vLLM's own key of its compile cache forgets; {} where none is set."""
-    forgotten = {name: served[name] for name in NOT_IN_CACHE_KEY if name in served}
+    # A key of a JSON option may stand behind a dot: limit-mm-per-prompt.image.
+    forgotten = {name: value for name, value in served.items() if name.partition(".")[0] in NOT_IN_CACHE_KEY}
     if not forgotten:
         return {}
     digest = hashlib.sha256(json.dumps(forgotten, sort_keys=True).encode()).hexdigest()[:12]

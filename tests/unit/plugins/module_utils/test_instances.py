@@ -84,8 +84,13 @@ def test_what_vllms_cache_key_forgets_has_a_cache_of_its_own() -> None:
     assert without is not None and without.startswith("~/.cache/vllm-")
     # The same whatever the order and whatever else changes, so that a restart finds what was compiled.
     assert cache(**{"limit-mm-per-prompt": {"video": 0, "image": 0}, "dtype": "half"}) == without
-    others = [cache(**{"limit-mm-per-prompt": {"image": 1}}), cache(**{"language-model-only": True})]
-    assert len({without, *others}) == 3
+    others = [
+        cache(**{"limit-mm-per-prompt": {"image": 1}}),
+        cache(**{"limit-mm-per-prompt.image": 0}),
+        cache(**{"limit-mm-per-prompt.image": 1}),
+        cache(**{"language-model-only": True}),
+    ]
+    assert None not in others and len({without, *others}) == 5
     own_folder = {"env": {"VLLM_CACHE_ROOT": "/c"}, "extra_args": {"language-model-only": True}}
     (own,) = normalise([{"name": "a", "model": "/srv/m", **own_folder}])
     assert "VLLM_CACHE_ROOT" not in own["environment"]
