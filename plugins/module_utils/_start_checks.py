@@ -28,7 +28,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._gpu_plan import ca
 # What Triton and torch.compile look for on PATH. The packages that bring it: by a name that matches; and their names
 # in Debian's family and in Red Hat's.
 PARTS: dict[str, tuple[str, str, tuple[str, str]]] = {
-    "c": ("a C compiler (gcc or clang)", r"gcc|clang|build-essential", ("gcc", "gcc")),
+    "c": ("a C compiler (gcc or clang)", r"gcc|clang|g\+\+|gcc-c\+\+|build-essential", ("gcc", "gcc")),
     "cxx": ("a C++ compiler (g++)", r"g\+\+|gcc-c\+\+|build-essential", ("g++", "gcc-c++")),
     "headers": ("the headers of the environment's Python (Python.h)", r"(lib)?python3[\d.]*-dev(el)?",
                 ("python3-dev", "python3-devel")),
@@ -72,7 +72,9 @@ def compilers(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         return
     eager = all(one["arguments"].get("enforce-eager") for one in wanted["instances"])
     needed = [name for name in PARTS if not (eager and name == "cxx")]
-    brought = [name for name in needed if any(re.fullmatch(PARTS[name][1], package) for package in wanted["packages"])]
+    # Without what apt takes behind a name: a version and an architecture.
+    packages = [re.split("[=:/]", package)[0] for package in wanted["packages"]]
+    brought = [name for name in needed if any(re.fullmatch(PARTS[name][1], package) for package in packages)]
     missing = [name for name in needed if look["compilers"][name] is False and name not in brought]
     if not missing:
         yield fine("compilers", "a compiler and what it needs are there, or come with vllm_packages")
@@ -105,8 +107,11 @@ def toolkit(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         check, found = f"toolkit[{instance['name']}]", look["toolkits"][instance["name"]]
         off = f'set VLLM_USE_FLASHINFER_SAMPLER: "0" in env of instance {instance["name"]}: Triton samples then'
         if found["nvcc"] is None:
-            # A release from before it had a toolkit is about to be replaced by one that has: judged when that is here.
-            say = warning if look["tried"] is None and not _compiling(instance)["cuda_home"] else error
+            # This run may replace the release by one whose toolkit can be used: judged when that is here (install.yml).
+            may_come = look["tried"] is None or wanted.get("stage") == "host"
+            replaced = may_come and not _compiling(instance)["cuda_home"]
+            # Where the cache cannot be seen, the sampler may be in it.
+            say = warning if replaced or look["caches"][instance["name"]]["sampler"] is None else error
             why = f"; that of the release cannot be used: {look['tried']}" if look["tried"] else ""
             yield say(
                 check,

@@ -22,6 +22,7 @@ OTHER = 13  # the processor of pictures, the tokenizer, the first requests
 CACHED = 12  # what torch.compile takes with its cache: 8 to 12 s
 OTHERS = 27  # what it takes more where the cache is of other options of the same model: 34 to 39 s in all
 COMPILE = 88  # what it and Triton take more without: 180 s less a warm start
+MEASURED = 17.5e9  # bytes of that model's weights
 SAMPLER = 120  # nvcc, for FlashInfer's sampler, three files: 106 and 120 s; 209 s on two busy cores
 # How many cores each part has use for.
 IMPORT_CORES, COMPILE_CORES, SAMPLER_CORES = 2, 8, 3
@@ -64,8 +65,10 @@ def _work(start: Start, unknown: bool, cores: int) -> float:
     if not start.eager:
         seconds += GRAPHS + CACHED
     if not (unknown if start.compiled is None else start.compiled):
-        # Triton's own kernels are compiled without torch.compile too; for the lower bound they are few.
-        seconds += 0.0 if start.eager and unknown else COMPILE * max(1.0, COMPILE_CORES / cores)
+        # Triton's own kernels are compiled without torch.compile too; for the lower bound they are few. So may be
+        # all that a small model compiles, or one whose size is not known.
+        part = (0.0 if start.eager else min(1.0, start.weights / MEASURED)) if unknown else 1.0
+        seconds += part * COMPILE * max(1.0, COMPILE_CORES / cores)
     elif not (start.eager or unknown):
         # What lies there may be of other options, or of another model: that is not looked into.
         seconds += OTHERS * max(1.0, COMPILE_CORES / cores)

@@ -68,9 +68,18 @@ PROBLEMS: list[tuple[dict[str, t.Any], dict[str, t.Any], str, str, str, str]] = 
      "no nvcc in the release, C", 'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
     (wanted(), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}, tried="no C compiler"), "toolkit[a]",
      "error", "that of the release cannot be used: no C compiler", 'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
+    # Before this run has made its own release, whose lock may be the fix.
+    (wanted(stage="host"), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}, tried="unsupported GNU"),
+     "toolkit[a]", "warning", "that of the release cannot be used: unsupported GNU", "VLLM_USE_FLASHINFER_SAMPLER"),
+    (wanted(instance(compiling={"cuda_home": "/c"}), stage="host"),
+     seen(toolkits={"a": {"home": "/c", "nvcc": None, "headers": ""}}), "toolkit[a]", "error", "no nvcc in /c",
+     "VLLM_USE_FLASHINFER_SAMPLER"),
     # Of a release from before one was made; the one that this run installs may have it.
     (wanted(), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}, tried=None), "toolkit[a]", "warning",
      "no nvcc in the release, C", 'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
+    # The sampler may be where nobody looks: below a link.
+    (wanted(), seen(toolkits={"a": {"home": "", "nvcc": None, "headers": ""}}, caches={"a": {**COLD, "sampler": None}}),
+     "toolkit[a]", "warning", "no nvcc in the release, C", 'VLLM_USE_FLASHINFER_SAMPLER: "0"'),
     (wanted(), seen(toolkits={"a": {"home": "/c", "nvcc": "13.5", "headers": "13.0"}}), "toolkit[a]", "error",
      "nvcc 13.5 and headers 13.0 in /c", "nvidia-cuda-nvcc"),
     (wanted(SLOW), seen(), "start[a]", "error", "start_timeout 120 s", "set start_timeout of instance a to"),
@@ -99,6 +108,8 @@ NO_PROBLEMS = [
     (wanted(), {**seen(), "start": None}),  # without CUDA, or in containers
     (wanted(), seen(compilers=NONE)),  # vllm_packages brings all of them
     (wanted(packages=["build-essential", "python3.12-dev"]), seen(compilers=NONE)),
+    (wanted(packages=["gcc-c++", "python3-devel"]), seen(compilers=NONE, identity="rocky")),  # it requires gcc
+    (wanted(packages=["g++=4:12.2.0-3", "python3-dev:amd64"]), seen(compilers=NONE)),
     (wanted(packages=[]), seen(compilers={**ALL, "headers": None})),
     (wanted(instance(compiling={"own_compilers": True}), packages=[]), seen(compilers=NONE)),
     (wanted(instance(arguments={"enforce-eager": True}), packages=[]), seen(compilers={**ALL, "cxx": False})),

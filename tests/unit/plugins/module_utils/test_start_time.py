@@ -43,6 +43,15 @@ def test_so_does_the_compiling_of_the_sampler_by_itself(run: dict[str, t.Any]) -
     assert compiled.least - without.least < run["seconds"] < compiled.most - without.most
 
 
+def test_a_small_model_or_one_of_unknown_size_may_compile_as_good_as_nothing() -> None:
+    compiled, small, unknown, large = (
+        bounds(Start(16, there, True, weights)).least
+        for there, weights in ((True, 0), (False, 250_000_000), (False, 0), (False, 10**11))
+    )
+    assert unknown == compiled and small < compiled + 2
+    assert large == bounds(Start(16, True, True, 10**11)).least + 59
+
+
 def test_the_usual_limit_is_enough_for_the_measured_machine_with_a_slow_disk() -> None:
     assert bounds(Start(16, False, False, 17_534_247_392)).most < 600
 
