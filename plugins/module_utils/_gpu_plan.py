@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from ansible_collections.steadfast.vllm.plugins.module_utils import _gpu_table, _model_memory
 from ansible_collections.steadfast.vllm.plugins.module_utils._findings import Seen
+from ansible_collections.steadfast.vllm.plugins.module_utils._vllm_memory import COMPILING
 
 GIB = 2**30
 # CUDA's own context: 527 MiB on an H100 with driver 580, taken before vLLM looks at what is free.
@@ -43,6 +44,8 @@ def arguments(served: Mapping[str, t.Any]) -> dict[str, t.Any]:
             found[name] = str(value).lower() in ("true", "1", "yes")
         elif name in PRESENT:
             found[name] = bool(value)
+        elif name.partition(".")[0] in COMPILING:
+            found[name.partition(".")[0]] = True
         elif name in SIZES + AMOUNTS and not isinstance(value, bool):
             number = _number(value)
             if number is not None:

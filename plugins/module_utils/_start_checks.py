@@ -24,6 +24,7 @@ from ansible_collections.steadfast.vllm.plugins.module_utils._findings import (
     warning,
 )
 from ansible_collections.steadfast.vllm.plugins.module_utils._gpu_plan import cards_of, chosen, config_of
+from ansible_collections.steadfast.vllm.plugins.module_utils._vllm_memory import COMPILING
 
 # What Triton and torch.compile look for on PATH. The packages that bring it: by a name that matches; and their names
 # in Debian's family and in Red Hat's.
@@ -142,8 +143,10 @@ def start_time(wanted: Wanted, seen: Seen) -> Iterator[Finding]:
         sampler = there["sampler"] if _samples(instance, seen) and look["flashinfer"] is not False else True
         if sampler is False and look["flashinfer"] is None:
             sampler = None  # the release that will come may not need it
+        # Options may switch off what would be compiled.
+        compiled = there["compiled"] or (None if any(map(instance["arguments"].get, COMPILING)) else there["compiled"])
         start = _start_time.Start(
-            look["cores"], there["compiled"], sampler, _weights(instance, seen),
+            look["cores"], compiled, sampler, _weights(instance, seen),
             bool(instance["arguments"].get("enforce-eager")),
         )  # fmt: skip
         bounds = _start_time.bounds(start)

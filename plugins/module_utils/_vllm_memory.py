@@ -45,8 +45,11 @@ LONGEST_EDGE = {"image": 16_777_216, "video": 25_165_824}
 FRAMES = {"image": 1, "video": 2}
 # vLLM's own limit where an instance sets none.
 ITEMS = 999
+# They decide what is compiled and captured as CUDA graphs, so that neither is known: whether they are there, whatever
+# they say, or a key of theirs behind a dot.
+COMPILING = ("compilation-config", "optimization-level", "cudagraph-capture-sizes")
 # Options whose effect is not known here: what they add comes on top.
-UNKNOWN = ("speculative-config", "enable-lora", "kv-transfer-config")
+UNKNOWN = ("speculative-config", "enable-lora", "kv-transfer-config", *COMPILING)
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ def encoded(items: Mapping[str, int], arguments: Mapping[str, t.Any], tokens: in
 
 
 def captured(card: Card, arguments: Mapping[str, t.Any], tokens: int, sequences: int) -> int:
-    """How many sizes of a batch get a CUDA graph."""
-    if arguments.get("enforce-eager"):
+    """How many sizes of a batch get a CUDA graph; 0 where that is not known."""
+    if arguments.get("enforce-eager") or any(arguments.get(name) for name in COMPILING):
         return 0
     ten = card.capability is not None and tuple(card.capability)[:1] == (10,)
     most = int(
@@ -185,7 +188,9 @@ def beside(
     of_one = -(-of.layers // stages) * GRAPH if of.whole else 0
     graphs = captured(card, arguments, tokens, sequences) * max(LEAST_GRAPH, of_one)
     strange = [name for name in UNKNOWN if arguments.get(name)]
-    why = f"{', '.join(strange)} takes more" if strange else "" if of.whole else "parts of its shape are not understood"
+    why = "" if of.whole else "parts of its shape are not understood"
+    if strange:
+        why = f"{', '.join(strange)} may take more"
     return Beside(
         max(peaks), _buffers(of, tower, width, tokens, sequences), graphs, RUNTIME,
         tokens, sequences, seen, not why, why,

@@ -229,6 +229,10 @@ def test_arguments_that_are_odd_are_left_out() -> None:
         ({"max-num-batched-tokens": "8k", "max-num-seqs": "64"}, {"max-num-batched-tokens": 8000, "max-num-seqs": 64}),
         ({"enforce-eager": True, "enable-lora": "false"}, {"enforce-eager": True, "enable-lora": False}),
         ({"speculative-config": {"model": "S3CR3T"}}, {"speculative-config": True}),
+        (
+            {"optimization-level": 0, "compilation-config.mode": 0},
+            {"optimization-level": True, "compilation-config": True},
+        ),
     ],
 )
 def test_options_that_decide_the_memory(served: dict[str, t.Any], judged_as: dict[str, t.Any]) -> None:

@@ -87,6 +87,10 @@ PROBLEMS: list[tuple[dict[str, t.Any], dict[str, t.Any], str, str, str, str]] = 
      "set start_timeout of instance a to 780"),
     (wanted(instance(start_timeout=60)), seen(caches={"a": WARM}), "start[a]", "error", "compiled kernels there", "to"),
     (wanted(SLOW), seen(caches={"a": {"compiled": None, "sampler": None}}), "start[a]", "warning", "not known", "to"),
+    # Options may switch off what would be compiled.
+    (wanted(instance(start_timeout=120, compiling={"flashinfer_sampler": False},
+                     arguments={"optimization-level": True})),
+     seen(), "start[a]", "warning", "compiled kernels not known", "to"),
     # Whether the release that will come compiles its sampler is not known yet: 200 s might do without.
     (wanted(instance(start_timeout=200)), seen(flashinfer=None), "start[a]", "warning", "no compiled kernels", "to"),
 ]  # fmt: skip

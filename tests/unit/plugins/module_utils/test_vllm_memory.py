@@ -213,8 +213,15 @@ def test_what_is_not_understood_has_a_lower_bound_that_says_so(config: dict[str,
 
 
 def test_an_option_that_takes_more_makes_it_a_lower_bound() -> None:
-    assert beside({"speculative-config": True}).unknown == "speculative-config takes more"
+    assert beside({"speculative-config": True}).unknown == "speculative-config may take more"
     assert beside({"enable-lora": False}).whole
+
+
+@pytest.mark.parametrize("name", ["compilation-config", "optimization-level", "cudagraph-capture-sizes"])
+def test_graphs_that_an_option_may_switch_off_are_not_held_against_a_host(name: str) -> None:
+    taken = beside(_gpu_plan.arguments({name: 0}))
+    assert (taken.graphs, taken.whole) == (0, False) and name in taken.unknown
+    assert taken == beside(_gpu_plan.arguments({f"{name}.mode": "NONE"}))
 
 
 @given(
