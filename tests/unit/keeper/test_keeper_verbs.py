@@ -20,6 +20,7 @@ from vllm_keeper import exits, processes
 from vllm_keeper import state as st
 from vllm_keeper.config import GateSettings
 from vllm_keeper.context import Context
+from vllm_keeper.managers import systemd
 from vllm_keeper.managers.base import Completed, ManagerError
 from vllm_keeper.verbs import check, ending, gate, operate, ready, status
 
@@ -273,6 +274,28 @@ def test_a_stop_during_the_back_off(tmp_path: Path, job: str, kind: str) -> None
     assert (state.stopped is not None) == (kind == "stopped")
     assert (state.intent is not None) == (kind == "planned")
     assert state.waiting is None and len(state.starts) == 6
+
+
+@pytest.mark.parametrize("kind", ["restart", "repair", "revive"])
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("by", ["gate", "stopped"])
+def test_a_stop_by_somebody_during_the_back_off_of_an_ordered_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, tells: bool, by: str
+) -> None:
+    """Where a restart has a job of its own, a stop is a wish; elsewhere it may be the first half of that restart."""
+    context = context_for(tmp_path)
+    monkeypatch.setattr(manager_of(context), "TELLS_RESTARTS", tells, raising=False)
+    manager_of(context).pending = "stop"
+    context.update(lambda state, now: setattr(state, "intent", st.Intent(kind, now)))
+    assert (gate.called_off(context) if by == "gate" else ending.stopped(context, {})) == exits.OK
+    state = context.state()
+
+    assert (state.stopped is not None, state.intent is None) == (tells, tells)
+
+
+def test_systemd_tells_a_restart_from_a_stop() -> None:
+    assert systemd.Systemd.TELLS_RESTARTS
+    assert systemd.parse_jobs("1 q.service restart running\n", "q.service") == "restart"
 
 
 def test_the_gate_opens_when_it_cannot_remember(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,8 @@ class Manager(abc.ABC):
     STOPS_FOR_GOOD = False
     # Whether revive starts a server that has just crashed sooner than the manager itself would.
     REVIVES = False
+    # Whether job tells a restart from a stop: elsewhere a restart begins with a job that is a stop like any other.
+    TELLS_RESTARTS = False
     leave = ""  # the keys that leave an attached terminal
 
     def __init__(self, instance: Instance, runner: Runner = run) -> None:

@@ -29,6 +29,7 @@ PROPERTIES = (
 
 class Systemd(Manager):
     REVIVES = True
+    TELLS_RESTARTS = True
 
     def observe(self) -> Observed:
         return interpret(self._show(*PROPERTIES), self.instance.unit, time.monotonic())

@@ -49,7 +49,8 @@ def stopped(context: Context, environment: Mapping[str, str]) -> int:
         kind = state.intent.kind if state.intent is not None else ""
         if start is None:
             # Called off before it began, for example during a back-off.
-            if kind in ("restart", "repair", "revive"):
+            wished = job == "stop" and context.manager.TELLS_RESTARTS
+            if kind in ("restart", "repair", "revive") and not wished:
                 return  # the start follows
             if job == "stop" or kind == "stop":
                 state.stopped = st.Stopped(now, st.SHUTDOWN if down else st.PURPOSE)

@@ -71,8 +71,9 @@ def called_off(context: Context) -> int:
 
     def change(state: st.State, now: Moment) -> None:
         state.waiting = None
-        if job == "stop" and state.intent is not None and state.intent.kind in ("restart", "repair", "revive"):
-            return  # of a manager that knows no restart: the start follows
+        ordered = state.intent is not None and state.intent.kind in ("restart", "repair", "revive")
+        if job == "stop" and ordered and not context.manager.TELLS_RESTARTS:
+            return  # the start follows
         if job == "stop":
             state.stopped = st.Stopped(now, st.SHUTDOWN if down else st.PURPOSE)
             state.intent = None
