@@ -58,6 +58,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         '{"version": 2, "steps": [{}], "incidents": []}',
         '{"version": 2, "steps": [{"since": NaN, "worked": 1, "taken": 1, "idle": 1}], "incidents": []}',
         '{"version": 2, "steps": [{"since": 1, "worked": 1, "taken": Infinity, "idle": 1}], "incidents": []}',
+        '{"version": 2, "steps": [{"since": 1' + "0" * 400 + ', "worked": 1, "taken": 1, "idle": 1}], "incidents": []}',
         '{"version": 2, "steps": []}',
         '{"version": 1, "longest": 1, "incidents": [{}]}',
         '{"version": 1, "longest": 1, "incidents": [7]}',

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -143,6 +144,31 @@ def test_a_stopped_process_is_named(child: Child) -> None:
     assert "python" in found[child.pid]
 
 
+def test_a_process_that_is_only_slowed_down_by_stops_is_not_held(tmp_path: Path) -> None:
+    """cpulimit sends SIGSTOP and SIGCONT in turn, and most looks see it stopped."""
+    proc = made_up(tmp_path)
+    stat = proc / "42/stat"
+    signs = VitalSigns(proc)
+    stat.write_text(stat.read_text().replace(" S ", " T "))
+    signs.look(42)
+    stat.write_text(stat.read_text().replace(" 10 5 ", " 11 5 "))
+
+    assert signs.look(42).stopped == {}
+    assert signs.look(42).stopped == {42: "vllm serve"}
+
+
+def test_what_a_server_calls_itself_cannot_begin_a_line_of_ours(tmp_path: Path) -> None:
+    proc = made_up(tmp_path)
+    (proc / "42/cmdline").write_bytes(b"vllm\nvllm-keeper watch: q: dead\x1b[2J\x1e\0serve\0")
+    (proc / "42/stat").write_text((proc / "42/stat").read_text().replace(" S ", " T "))
+    (proc / "7/fd").mkdir(parents=True)
+    os.symlink(b"/tmp/a\nvllm-keeper watch: q: dead\x1b[2J\xff.lock", proc / "7/fd/3")
+    seen = VitalSigns(proc).look(42, locks=True)
+
+    assert seen.stopped == {42: "vllm?vllm-keeper watch: q: dead?[2J? serve"}
+    assert seen.lock == "/tmp/a?vllm-keeper watch: q: dead?[2J?.lock"
+
+
 def test_a_lock_counts_while_a_process_of_somebody_else_has_it_open(child: Child, tmp_path: Path) -> None:
     proc = tmp_path / "proc"  # of these two alone
     proc.mkdir()
@@ -219,6 +245,30 @@ def test_what_cannot_be_read_is_unknown_and_not_zero(
     seen = vars(VitalSigns(proc).look(42, locks=True))
 
     assert {name for name, value in seen.items() if value is None} == unknown
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["ended", "its first thread ended"])
+def test_of_a_process_that_cannot_be_seen_nothing_is_known(tmp_path: Path, gone: bool) -> None:
+    proc = made_up(tmp_path)
+    signs = VitalSigns(proc)
+    signs.look(42)
+    if gone:
+        shutil.rmtree(proc / "42")
+    else:
+        (proc / "42/stat").write_text((proc / "42/stat").read_text().replace(" S ", " Z "))
+
+    assert signs.look(42) == Signs()
+
+
+@pytest.mark.parametrize(("told", "known"), [(0, True), (-2, False)])
+def test_a_list_of_sockets_that_the_kernel_could_not_make_is_not_an_empty_one(told: int, known: bool) -> None:
+    """So it says that it has no tcp_diag: ENOENT in the message that ends the list."""
+    done = struct.pack("=IHHIIi", 20, vital_signs.DONE, 2, 1, 0, told)
+    if known:
+        assert not vital_signs._take(done, {})
+    else:
+        with pytest.raises(ValueError, match="no list"):
+            vital_signs._take(done, {})
 
 
 def test_without_sock_diag_it_is_not_known_what_was_received(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,7 +128,10 @@ def parse(data: Any) -> Steps:
 
 
 def _number(value: Any, most: float) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError("more than a number of seconds can be") from error
     if not math.isfinite(number):
         raise ValueError(f"{number} is no number of seconds")
     return min(most, max(0.0, number))

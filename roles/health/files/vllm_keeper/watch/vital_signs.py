@@ -26,7 +26,7 @@ STOPPED = "T"  # by a signal. Not "t", which is a debugger's: that one goes on w
 RUNNABLE, DISK = "R", "D"  # a thread that waits for a CPU; nearly always for a disk
 SOCKET = re.compile(r"socket:\[(\d+)\]$")
 # What is opened by who uses a GPU or another accelerator.
-ACCELERATOR = re.compile(r"/dev/(nvidia\d|nvidia-caps/|kfd$|dri/|accel|davinci|hl|neuron)")
+ACCELERATOR = re.compile(r"/dev/(nvidia\d|nvidia-caps/|kfd$|dri/|accel|vfio/|davinci|hl|neuron)")
 # A lock of FlashInfer, vLLM, torch and its compilers, the hub; and of a model, in the folder for what is temporary.
 LOCK = re.compile(
     r"(?i)(flashinfer|\.cache/vllm|torch|inductor|triton|huggingface|cuda|deep_gemm).*(\.lock|/lock)$"
@@ -40,6 +40,8 @@ INFO = 2  # INET_DIAG_INFO
 HEADER, MESSAGE, INODE = 16, 72, 68  # bytes of nlmsghdr and inet_diag_msg; where the latter has its inode
 RECEIVED = 128  # where struct tcp_info has tcpi_bytes_received
 NETLINK_WAIT = 1.0
+
+LONGEST_PATH = 200  # characters, of one that is shown
 
 Key = TypeVar("Key")
 Counts = Optional[Mapping[Key, int]]
@@ -99,6 +101,8 @@ class VitalSigns:
             self.forget()
             self._pid = pid
         kin = processes.kin(pid, self.proc)
+        if pid not in kin:
+            return Signs()  # it has just ended, or is not ours to see: then nothing is known
         seen = {one: found for one in kin if (found := _stat(self.proc, one)) is not None}
         before, self._seen = self._seen, seen
         members = frozenset((one.pid, one.born) for one in kin.values())
@@ -118,7 +122,7 @@ class VitalSigns:
             faults=max(0, faults),
             received=self._network(open_files),
             gpu=self._gpu(open_files.values()),
-            stopped={one: _name(kin[one]) for one in seen if seen[one].state == STOPPED},
+            stopped={one: _name(kin[one]) for one in seen if _held(seen[one], before.get(one))},
             lock=lock_of_another(self.proc, kin) if locks else None,
         )
 
@@ -193,6 +197,9 @@ def _take(data: bytes, found: dict[int, int]) -> bool:
     while at + HEADER <= len(data):
         length, kind = struct.unpack_from("=IH", data, at)
         if kind == DONE:
+            # Without the module tcp_diag the kernel lists nothing, and says why only here.
+            if length >= HEADER + 4 and struct.unpack_from("=i", data, at + HEADER)[0] < 0:
+                raise ValueError("no list")
             return False
         if kind == ERROR or length < HEADER + MESSAGE:
             raise ValueError("no answer")
@@ -236,13 +243,24 @@ def lock_of_another(proc: Path, ours: Iterable[int]) -> str | None:
                 continue
             with contextlib.suppress(OSError):
                 if os.stat(f"{proc}/{pid}").st_uid in owners:
-                    return file
+                    return _plain(file[:LONGEST_PATH])
     return ""
+
+
+def _held(now: _One, before: _One | None) -> bool:
+    """Whether SIGSTOP holds it. cpulimit, to slow it down, stops it again and again, and it goes on in between."""
+    return now.state == STOPPED and (before is None or before.ticks == now.ticks)
+
+
+def _plain(text: str) -> str:
+    """Fit for a log and a terminal: a server may call its processes and files what it likes."""
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _name(process: processes.Process) -> str:
     """`python3 vllm serve`, `VLLM::EngineCore`: what it runs, without folders and options."""
-    return " ".join(os.path.basename(word) for word in process.command[:3] if not word.startswith("-"))[:60] or "?"
+    words = " ".join(os.path.basename(word) for word in process.command[:3] if not word.startswith("-"))
+    return _plain(words[:60]) or "?"
 
 
 def _stat(proc: Path, pid: int) -> _One | None:
