@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import requests
 from vllm_keeper import processes, runfile
+from vllm_keeper.watch.start_judgement import STOPPED_AFTER
 
 from tests.integration.test_keeper_run import NAME, ROOT, Rig, until
 
@@ -29,7 +30,7 @@ SUPERVISORCTL = ROOT / "tests/standin/supervisorctl"
 KEY, SECRET = "sk-itest-5f0c1d", "hunter2 and more"
 LONG = 60.0  # for what takes a few seconds on a machine that has time
 PATIENCE = 4.0
-STALL = 3.0
+STALL = 8.0  # longer than what a stopped process has, so that the reasons are told apart
 
 
 class Kept(Rig):
@@ -170,7 +171,7 @@ def test_a_start_that_stands_still_is_ended_and_the_next_one_serves(kept: Kept, 
     assert (dead["verdict"], dead["pid"]) == ("dead", before)
     assert (stalled["verdict"], stalled["pid"]) == ("hung", api)
     assert ("stopped by a signal" if stopped else "its start stands still") in stalled["reason"]
-    assert stalled["seconds"] >= STALL
+    assert stalled["seconds"] >= (STOPPED_AFTER if stopped else STALL)
     # A failure with its reason, which the gate counts, and nobody's wish.
     starts = kept.state()["starts"]
     assert isinstance(starts, list)
